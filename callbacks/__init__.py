@@ -1,0 +1,9 @@
+"""Side effects of a run: tables, plots, results file, export, watchdog."""
+
+from callbacks.examples import ExampleTable
+from callbacks.export import ExportArtifact
+from callbacks.plots import ResultPlot
+from callbacks.results import ResultsFile
+from callbacks.watchdog import Watchdog
+
+__all__ = ["ExampleTable", "ExportArtifact", "ResultPlot", "ResultsFile", "Watchdog"]

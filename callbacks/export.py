@@ -1,0 +1,56 @@
+"""`ExportArtifact`: write the trained editor as an artifact when training ends."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacks.provenance import run_facts
+from callbacks.results import stage_metrics
+from editors.base import Editor
+from editors.base_model import weights_hash
+from editors.export.artifact import ArtifactConfig, save_artifact
+
+
+class ExportArtifact(Callback):
+    """Exports the editor to `artifact/` in the run's folder at the end of training.
+
+    Args:
+        name: name of the folder inside the run's folder.
+    """
+
+    def __init__(self, name: str = "artifact") -> None:
+        self.name = name
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export the weights as they are after the last step."""
+        assert isinstance(pl_module, Editor)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            results = {"metrics": stage_metrics(trainer, "val"), **run_facts(trainer, pl_module)}
+            folder = export_artifact(pl_module, Path(trainer.default_root_dir) / self.name, results)
+            rank_zero_info(f"Exported the editor to {folder}")
+
+
+def export_artifact(editor: Editor, folder: Path, results: dict[str, Any]) -> Path:
+    """Write the editor as an artifact.
+
+    Args:
+        editor: with its base model loaded.
+        folder: where to; must not exist, or be empty.
+        results: metrics and the facts that belong to them.
+    """
+    config = ArtifactConfig(
+        editor=editor.registered_name,
+        editor_config=asdict(editor.network.config),  # type: ignore[arg-type]
+        base_model=editor.base_model_dict(),
+        architecture=type(editor.frozen.model).__name__,
+        base_weights=weights_hash(editor.frozen.model, torch.bfloat16),
+        site_widths={site: list(widths) for site, widths in editor.frozen.site_widths().items()},
+        results=results,
+    )
+    return save_artifact(folder, config, editor.network.state_dict())

@@ -1,0 +1,42 @@
+"""The facts that make a number checkable: model, data, seed, versions, command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from editors.base import Editor
+from editors.base_model import weights_hash
+
+_PACKAGES = ("hyperedit", "torch", "lightning", "transformers", "torchmetrics")
+
+
+def run_facts(trainer: Trainer, editor: Editor) -> dict[str, Any]:
+    """Base model and its weights' hash, data hashes, seed, versions, command line, time."""
+    data_hash = getattr(getattr(trainer, "datamodule", None), "data_hash", dict)()
+    return {
+        "base_model": editor.base_model.name,
+        "base_weights": weights_hash(editor.frozen.model, torch.bfloat16),
+        "edit_sites": editor.frozen.sites,
+        "data": data_hash,
+        "seed": os.environ.get("PL_GLOBAL_SEED"),
+        "step": trainer.global_step,
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
+        "versions": {package: _version(package) for package in _PACKAGES},
+        "command": " ".join(sys.argv),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

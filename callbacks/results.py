@@ -1,0 +1,66 @@
+"""`ResultsFile`: the metrics of validation and test, as `metrics.json` and as a table on the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.provenance import run_facts
+from editors.base import Editor
+from editors.files import save_json
+
+_TABLE_ROWS = ("reliability", "generality", "locality", "portability")
+
+
+class ResultsFile(Callback):
+    """Writes `results/STAGE_metrics.json` in the run's folder and shows the metrics as a table.
+
+    The file holds every metric with its protocol in the name, and the facts needed to check it: base model and hash of
+    its weights, data hashes, seed, versions, command.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the validation metrics."""
+        if not trainer.sanity_checking:
+            self._write("val", trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the test metrics."""
+        self._write("test", trainer, pl_module)
+
+    def _write(self, stage: str, trainer: Trainer, editor: LightningModule) -> None:
+        assert isinstance(editor, Editor)
+        metrics = stage_metrics(trainer, stage)
+        if not metrics or not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "results" / f"{stage}_metrics.json"
+        save_json({"metrics": metrics, **run_facts(trainer, editor)}, path)
+        console = Console()
+        console.print(metrics_table(metrics, f"{stage} metrics at step {trainer.global_step}"))
+        if stage == "test":
+            console.print(f"All metrics: {path}")
+
+
+def stage_metrics(trainer: Trainer, stage: str) -> dict[str, float]:
+    """The metrics of one stage, without the stage's prefix."""
+    prefix = f"{stage}/"
+    found: dict[str, Any] = trainer.callback_metrics
+    return {name.removeprefix(prefix): float(value) for name, value in found.items() if name.startswith(prefix)}
+
+
+def metrics_table(metrics: dict[str, float], title: str) -> Table:
+    """Promise, protocol and measure with the values before and after the edit, in per cent."""
+    table = Table(title=title)
+    for heading in ("promise", "protocol", "measure"):
+        table.add_column(heading)
+    for heading in ("before", "after"):
+        table.add_column(heading, justify="right")
+    names = [n for n in metrics if n.startswith(_TABLE_ROWS)]
+    for name in sorted(names, key=lambda n: next(i for i, row in enumerate(_TABLE_ROWS) if n.startswith(row))):
+        before = metrics.get(f"before/{name}")
+        table.add_row(*name.split("/"), "" if before is None else f"{before:.1%}", f"{metrics[name]:.1%}")
+    return table

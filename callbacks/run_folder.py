@@ -1,0 +1,52 @@
+"""One folder for each run: where it is, and how `--ckpt_path last` finds the run to continue."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from editors.errors import EditorError
+
+# Lightning starts the other processes of a run by calling the program again; they must agree on the folder.
+_SHARED = "HYPEREDIT_RUN_FOLDER"
+
+
+def new_run_folder(root: str | Path) -> Path:
+    """Make and return a new folder `ROOT/DATE_TIME`; never one that exists."""
+    if _SHARED in os.environ:
+        return Path(os.environ[_SHARED])
+    stem = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+    for suffix in ("", *(f"_{number}" for number in range(2, 1000))):
+        folder = Path(root) / f"{stem}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        os.environ[_SHARED] = str(folder)
+        return folder
+    raise EditorError(f"no new run folder can be made in {root}")
+
+
+def last_checkpoint(root: str | Path) -> Path:
+    """The newest `last.ckpt` of all runs in `root`.
+
+    Raises:
+        EditorError: no run in `root` has one.
+    """
+    found = sorted(Path(root).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise EditorError(f"--ckpt_path last: no run in {root} has a checkpoint; start one without --ckpt_path")
+    return found[-1]
+
+
+def move_paths(value: Any, old: str, new: str) -> Any:
+    """`value` (a tree of configuration) with every path `old`, alone or at the start of a longer one, made `new`."""
+    if isinstance(value, dict):
+        return {key: move_paths(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [move_paths(item, old, new) for item in value]
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value[len(old) :]
+    return value

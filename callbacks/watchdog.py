@@ -1,0 +1,94 @@
+"""`Watchdog`: stops a run that learns nothing, and says why, before it has cost a week of GPU time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from editors.base import Editor
+from editors.errors import EditorError
+from editors.tokens import EditBatch
+
+
+class TrainingFault(EditorError):
+    """Training is broken in a way that more steps will not mend."""
+
+
+_REMEDIES = {
+    "the loss is NaN or infinite": (
+        "the learning rate or the edit rates are too high, or half precision overflows",
+        "lower model.learning_rate, add model.warmup_steps, set trainer.gradient_clip_val, or use bf16/32-bit precision",
+    ),
+    "a gradient of the hypernetwork is NaN or infinite": (
+        "an activation overflows in the edited layers, or a normaliser divides by a vanishing variance",
+        "lower model.learning_rate, set trainer.gradient_clip_val, or load the base model in float32 or bfloat16",
+    ),
+    "every gradient of the hypernetwork is zero": (
+        "no edit site influences the loss: the answers' tokens carry no gradient, or a site is not on the path",
+        "check base_model.sites and that targets are not cut off by data.max_length",
+    ),
+    "the locality KL is exactly zero": (
+        "the edit does not reach the locality texts: the edit is zero, or it is lost in the base model's precision",
+        "check the edit rates (mend.edit_rate) and base_model.dtype; bfloat16 rounds very small updates away",
+    ),
+    "the edited logits equal the base model's": (
+        "the edit changes nothing: edit rates are zero, or the edited layers are not used by this model",
+        "check mend.edit_rate and base_model.sites",
+    ),
+}
+
+
+class Watchdog(Callback):
+    """Stops training after a fault in `patience` consecutive steps.
+
+    Looked for: a NaN or infinite loss or gradient, a gradient of exactly zero, a locality KL of exactly zero, and an
+    edit that moves no loss. The checks run every `every_n_steps` steps, because each waits for the device.
+
+    Args:
+        patience: consecutive checks with the same fault before the run is stopped.
+        every_n_steps: steps between two checks.
+    """
+
+    def __init__(self, patience: int = 5, every_n_steps: int = 1) -> None:
+        if patience < 1 or every_n_steps < 1:
+            raise EditorError(f"patience and every_n_steps must be at least 1, got {patience} and {every_n_steps}")
+        self.patience = patience
+        self.every_n_steps = every_n_steps
+        self._seen: dict[str, int] = {}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at the gradients just before they are used."""
+        if trainer.global_step % self.every_n_steps:
+            return
+        gradients = [p.grad for p in pl_module.parameters() if p.requires_grad and p.grad is not None]
+        if gradients:
+            largest = torch.stack([g.detach().abs().max() for g in gradients]).max()
+            self._count("a gradient of the hypernetwork is NaN or infinite", not bool(torch.isfinite(largest)))
+            self._count("every gradient of the hypernetwork is zero", bool(largest == 0))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: EditBatch, batch_idx: int
+    ) -> None:
+        """Look at the losses of the step."""
+        if batch_idx % self.every_n_steps or not isinstance(pl_module, Editor) or pl_module.last_losses is None:
+            return
+        losses = pl_module.last_losses
+        self._count("the loss is NaN or infinite", not bool(torch.isfinite(losses.total)))
+        self._count("the edited logits equal the base model's", _is_zero(losses.shift))
+        self._count("the locality KL is exactly zero", batch.locality.num_texts > 0 and _is_zero(losses.locality))
+
+    def _count(self, fault: str, present: bool) -> None:  # noqa: FBT001
+        self._seen[fault] = self._seen.get(fault, 0) + 1 if present else 0
+        if self._seen[fault] >= self.patience:
+            cause, remedy = _REMEDIES[fault]
+            raise TrainingFault(
+                f"{fault}, {self.patience} times in a row. Likely cause: {cause}. Remedy: {remedy}."
+            )
+
+
+def _is_zero(value: Tensor) -> bool:
+    return bool(value.detach() == 0)

@@ -1,0 +1,197 @@
+"""`EditDataModule`: any mix of data sets as training, validation and test episodes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from lightning import LightningDataModule
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
+from datamodules.leaks import LeakPolicy, handle_leaks
+from datamodules.locality_pool import read_locality_pool
+from datamodules.records import EditRecord, Probe
+from datamodules.sampling import EpisodeLoader, EpisodeSampler
+from editors.base_model import BaseModelConfig, load_tokenizer
+from editors.errors import DataError
+from editors.tokens import PaddingSide
+
+Split = Literal["train", "val", "test"]
+_LOG = logging.getLogger(__name__)
+
+
+class RecordSource(Protocol):
+    """Anything that gives the records of one split: a file in some format, or facts that are built in."""
+
+    @abstractmethod
+    def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
+        """The records.
+
+        Args:
+            folder: where relative file names start.
+            skip_invalid: leave broken rows out instead of refusing the file.
+        """
+
+
+class EditDataModule(LightningDataModule):
+    """Edit records of any mix of data sets, served as batches of independent episodes.
+
+    Args:
+        base_model: whose tokenizer encodes the texts (from the command line it is the editor's own).
+        train: sources of the training split.
+        val: sources of the validation split.
+        test: sources of the test split.
+        path: folder in which the sources' relative file names start.
+        locality_pool: files with more locality questions for training, relative to `path`.
+        episodes_per_batch: independent edits computed together in a training step, on each process.
+        edits_per_episode: facts that are edited at once in one training episode.
+        locality_per_edit: locality texts for each training edit.
+        eval_batch_size: edits scored together in validation and test.
+        limit_val: use only this many validation records, spread evenly; `None` for all.
+        max_length: longest text in tokens.
+        padding_side: where texts are padded; it changes no result.
+        skip_invalid: count and log broken rows and leave them out, instead of refusing the file.
+        on_leak: what to do when splits share a subject, an edit prompt or a locality prompt: "refuse" them, "drop"
+            the shared records from the earlier split (train before val before test), or "warn".
+        num_workers: worker processes of the training loader.
+        seed: seed of order and choices.
+    """
+
+    def __init__(
+        self,
+        base_model: BaseModelConfig,
+        train: list[RecordSource],
+        val: list[RecordSource],
+        test: list[RecordSource],
+        path: str = ".",
+        locality_pool: list[str] | None = None,
+        episodes_per_batch: int = 16,
+        edits_per_episode: int = 1,
+        locality_per_edit: int = 1,
+        eval_batch_size: int = 32,
+        limit_val: int | None = None,
+        max_length: int = 512,
+        padding_side: PaddingSide = "right",
+        skip_invalid: bool = False,
+        on_leak: LeakPolicy = "refuse",
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("episodes_per_batch", episodes_per_batch), ("edits_per_episode", edits_per_episode)):
+            if value < 1:
+                raise DataError(f"{name} must be at least 1, got {value}")
+        self.base_model = base_model
+        self.path = Path(path)
+        self.locality_pool = locality_pool or []
+        self.episodes_per_batch = episodes_per_batch
+        self.edits_per_episode = edits_per_episode
+        self.locality_per_edit = locality_per_edit
+        self.eval_batch_size = eval_batch_size
+        self.limit_val = limit_val
+        self.max_length = max_length
+        self.padding_side: PaddingSide = padding_side
+        self.skip_invalid = skip_invalid
+        self.on_leak: LeakPolicy = on_leak
+        self.num_workers = num_workers
+        self.seed = seed
+        self._sources: dict[str, list[RecordSource]] = {"train": train, "val": val, "test": test}
+        self.records: dict[str, list[EditRecord]] = {}
+        self._pool: list[Probe] = []
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - all splits are needed to look for leaks
+        """Read all splits, once, and check that they do not leak into each other.
+
+        Raises:
+            DataError: rows are broken, or splits leak.
+        """
+        if self.records:
+            return
+        splits: dict[str, list[EditRecord]] = {split: self._read(sources) for split, sources in self._sources.items()}
+        self._pool = [
+            probe
+            for file in self.locality_pool
+            for probe in read_locality_pool(self.path / file, skip_invalid=self.skip_invalid)
+        ]
+        self.records = handle_leaks(splits, self.on_leak)
+        if self.limit_val and len(self.records["val"]) > self.limit_val:
+            records = self.records["val"]
+            self.records["val"] = [records[i * len(records) // self.limit_val] for i in range(self.limit_val)]
+        counts = ", ".join(f"{len(records):,} {split}" for split, records in self.records.items())
+        _LOG.info("Edit records: %s; %s locality questions in the pool.", counts, f"{len(self._pool):,}")
+
+    def _read(self, sources: Sequence[RecordSource]) -> list[EditRecord]:
+        return [r for source in sources for r in source.read(self.path, skip_invalid=self.skip_invalid)]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.base_model)
+        return self._tokenizer
+
+    def data_hash(self) -> dict[str, str]:
+        """For each split a SHA-256 over its records, to be kept with every metric."""
+        return {
+            split: hashlib.sha256("\n".join(repr(_content(record)) for record in records).encode()).hexdigest()
+            for split, records in self.records.items()
+        }
+
+    def train_dataloader(self) -> EpisodeLoader:
+        """Shuffled training episodes."""
+        if not self.records["train"]:
+            raise DataError("there is no training record; name a source in data.train")
+        records = self.records["train"]
+        dataset = TrainingEpisodes(records, self._collator(), self._pool, self.locality_per_edit, self.seed)
+        sampler = self._sampler(records, self.episodes_per_batch, self.edits_per_episode, shuffle=True)
+        return EpisodeLoader(dataset, sampler, self.num_workers)
+
+    def val_dataloader(self) -> EpisodeLoader | list[EpisodeLoader]:
+        """Validation episodes, one edit each."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> EpisodeLoader | list[EpisodeLoader]:
+        """Test episodes, one edit each; those with a question template unseen in training are scored apart as well."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: Split) -> EpisodeLoader | list[EpisodeLoader]:
+        records = self.records[split]
+        if not records:
+            return []
+        dataset = EvaluationEpisodes(records, self._collator(), self._slices(split))
+        return EpisodeLoader(dataset, self._sampler(records, self.eval_batch_size, shuffle=False))
+
+    def _slices(self, split: Split) -> Mapping[str, list[bool]]:
+        if split != "test":
+            return {}
+        seen = {record.template for part in ("train", "val") for record in self.records[part]}
+        flags = [record.template not in seen for record in self.records[split]]
+        return {"unseen_template": flags} if any(flags) and not all(flags) else {}
+
+    def _collator(self) -> EpisodeCollator:
+        return EpisodeCollator(self.tokenizer, self.max_length, self.padding_side)
+
+    def _sampler(
+        self, records: Sequence[EditRecord], episodes: int, edits: int = 1, *, shuffle: bool
+    ) -> EpisodeSampler:
+        # Characters are close enough to tokens for grouping by length.
+        lengths = [len(record.prompt) + len(record.target_new) for record in records]
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return EpisodeSampler(
+            lengths, episodes, edits, shuffle=shuffle, seed=self.seed, rank=rank, num_replicas=world
+        )
+
+
+def _content(record: EditRecord) -> tuple[object, ...]:
+    """What a record says, without where it came from."""
+    portability = sorted((kind, tuple(probes)) for kind, probes in record.portability.items())
+    return (
+        record.prompt, record.target_new, record.subject, record.ground_truth, record.rephrases, record.locality,
+        portability,
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""From records to episodes: which paraphrase and which locality texts go with an edit, and their tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.records import EditRecord, Probe
+from datamodules.sampling import EpisodeNumbers
+from editors.tokens import EditBatch, PaddingSide, TokenBatch, collate_texts, encode_answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_Pairs = list[tuple[str, str]]
+
+
+class EpisodeCollator:
+    """Encodes and pads the texts of a batch of episodes.
+
+    Args:
+        tokenizer: the base model's.
+        max_length: longest text in tokens.
+        padding_side: where to pad.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, padding_side: PaddingSide) -> None:
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._padding_side = padding_side
+
+    def __call__(self, pairs_by_episode: Sequence[_Pairs]) -> TokenBatch:
+        """One token batch of all episodes' `(prompt, answer)` pairs."""
+        episode = [e for e, pairs in enumerate(pairs_by_episode) for _ in pairs]
+        texts = encode_answers(self._tokenizer, [p for pairs in pairs_by_episode for p in pairs], self._max_length)
+        pad_id = self._tokenizer.pad_token_id
+        assert isinstance(pad_id, int)
+        return collate_texts(texts, episode, pad_id, self._padding_side)
+
+
+class TrainingEpisodes(Dataset[EditBatch]):
+    """Episodes for training. The random choices are a pure function of seed, epoch and record.
+
+    Args:
+        records: the training records.
+        collate: encodes the texts.
+        locality_pool: more locality questions; where a record has its own, either is taken with equal chance.
+        locality_per_edit: locality texts for each edit.
+        seed: seed of the choices.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[EditRecord],
+        collate: EpisodeCollator,
+        locality_pool: Sequence[Probe],
+        locality_per_edit: int,
+        seed: int,
+    ) -> None:
+        self._records = records
+        self._collate = collate
+        self._pool = locality_pool
+        self._locality_per_edit = locality_per_edit
+        self._seed = seed
+
+    def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
+        """The batch of the given episodes of an epoch."""
+        epoch, episodes = numbers
+        edit: list[_Pairs] = [[] for _ in episodes]
+        rephrase: list[_Pairs] = [[] for _ in episodes]
+        locality: list[_Pairs] = [[] for _ in episodes]
+        for number, indices in enumerate(episodes):
+            for index in indices:
+                record = self._records[index]
+                choose = random.Random(f"{self._seed}/{epoch}/{index}")
+                edit[number].append((record.prompt, record.target_new))
+                rephrase[number].append((choose.choice(record.rephrases or (record.prompt,)), record.target_new))
+                locality[number] += [self._locality(record, choose) for _ in range(self._locality_per_edit)]
+        parts = [self._collate(part) for part in (edit, rephrase, [[p for p in part if p] for part in locality])]
+        return EditBatch(len(episodes), *parts)
+
+    def _locality(self, record: EditRecord, choose: random.Random) -> tuple[str, str] | None:
+        own = record.locality and (not self._pool or choose.random() < 0.5)  # noqa: PLR2004
+        source = record.locality if own else self._pool
+        if not source:
+            return None
+        probe = choose.choice(source)
+        return probe.prompt, probe.answer
+
+
+class EvaluationEpisodes(Dataset[EditBatch]):
+    """Episodes for validation and test: one edit each, with all its paraphrases and probes.
+
+    Args:
+        records: the records.
+        collate: encodes the texts.
+        slices: for each named part of the data, one boolean for each record.
+    """
+
+    def __init__(
+        self, records: Sequence[EditRecord], collate: EpisodeCollator, slices: Mapping[str, Sequence[bool]]
+    ) -> None:
+        self._records = records
+        self._collate = collate
+        self._slices = slices
+
+    def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
+        """The batch of the given episodes."""
+        indices = [index for episode in numbers[1] for index in episode]
+        records = [self._records[index] for index in indices]
+        kinds = dict.fromkeys(kind for record in records for kind in record.portability)
+        locality_kinds = dict.fromkeys(probe.kind for record in records for probe in record.locality if probe.kind)
+        truths = [[(r.prompt, r.ground_truth)] if r.ground_truth else [] for r in records]
+        return EditBatch(
+            num_episodes=len(records),
+            edit=self._collate([[(r.prompt, r.target_new)] for r in records]),
+            rephrase=self._collate([[(text, r.target_new) for text in r.rephrases] for r in records]),
+            locality=self._collate([_pairs(r.locality, "") for r in records]),
+            locality_kinds={k: self._collate([_pairs(r.locality, k) for r in records]) for k in locality_kinds},
+            portability={k: self._collate([_pairs(r.portability.get(k, ())) for r in records]) for k in kinds},
+            ground_truth=self._collate(truths) if any(truths) else None,
+            slices={k: torch.tensor([flags[i] for i in indices]) for k, flags in self._slices.items()},
+        )
+
+
+def _pairs(probes: Sequence[Probe], kind: str | None = None) -> _Pairs:
+    """The `(prompt, answer)` pairs of those `probes` that are of `kind`; `None` takes all."""
+    return [(probe.prompt, probe.answer) for probe in probes if kind in (None, probe.kind)]

@@ -1,0 +1,180 @@
+"""JSON and JSONL data files: loading them row by row, and typed access to the fields of a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from editors.errors import DataError
+
+_SHOWN_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data file, or an object inside a row.
+
+    Args:
+        source: file and place, for error messages: "zsre.json row 3" (counted from 0, as Python indexes the list)
+            or "zsre.jsonl line 4" (counted from 1, as editors do).
+        values: the fields.
+        fault: why the row could not be read at all; empty when it could.
+        prefix: where in the row this object lies ("requested_rewrite."), for error messages.
+    """
+
+    source: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
+    prefix: str = ""
+
+    def value(self, *names: str) -> Any:
+        """Return the first of these fields that is present.
+
+        Raises:
+            DataError: none of them is.
+        """
+        for name in names:
+            if name in self.values:
+                return self.values[name]
+        raise DataError(f"{self.prefix}{' or '.join(names)} is missing")
+
+    def text(self, *names: str) -> str:
+        """Return the first of these fields that is present; outer blanks are cut off.
+
+        Blanks are cut because prompt and target are joined with exactly one space, and some targets of the published
+        zsRE files start with a blank of their own.
+
+        Raises:
+            DataError: the field is missing, not text, or blank.
+        """
+        return as_text(self.value(*names), self.prefix + names[0])
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return a list of at least one text.
+
+        Raises:
+            DataError: the field is missing, not a list, empty, or holds something that is not text or is blank.
+        """
+        items = self._list(name)
+        if not items:
+            raise DataError(f"{self.prefix}{name} is an empty list; at least one text is needed")
+        return tuple(as_text(item, f"{self.prefix}{name}[{index}]") for index, item in enumerate(items))
+
+    def part(self, name: str) -> Row:
+        """Return an object inside this row.
+
+        Raises:
+            DataError: the field is missing or not an object.
+        """
+        return self._wrap(self.value(name), name)
+
+    def optional_part(self, name: str) -> Row:
+        """Like `part`, but an object without fields where the field is absent or null."""
+        value = self.values.get(name)
+        return self._wrap({} if value is None else value, name)
+
+    def parts(self, name: str) -> list[Row]:
+        """Return the objects of a list inside this row; the list may be empty.
+
+        Raises:
+            DataError: the field is missing, not a list, or holds something that is not an object.
+        """
+        return [self._wrap(item, f"{name}[{index}]") for index, item in enumerate(self._list(name))]
+
+    def _list(self, name: str) -> list[Any]:
+        value = self.value(name)
+        if not isinstance(value, list):
+            raise DataError(f"{self.prefix}{name} must be a list, got {shown(value)}")
+        return value
+
+    def _wrap(self, value: Any, name: str) -> Row:
+        if not isinstance(value, dict):
+            raise DataError(f"{self.prefix}{name} must be an object, got {shown(value)}")
+        return Row(self.source, value, prefix=f"{self.prefix}{name}.")
+
+
+def as_text(value: Any, name: str) -> str:
+    """Return `value` without outer blanks.
+
+    Raises:
+        DataError: it is not text, or blank.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"{name} must be text, got {shown(value)}")
+    if not value.strip():
+        raise DataError(f"{name} is empty")
+    return value.strip()
+
+
+def shown(value: Any) -> str:
+    """Return type and value for an error message, cut to a readable length."""
+    text = repr(value)
+    cut = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+    return f"{type(value).__name__} {cut}"
+
+
+def load_rows(path: Path | str) -> list[Row]:
+    """Load a file of rows: JSONL where the name ends in ".jsonl", otherwise one JSON list.
+
+    A row that is broken on its own (a bad JSONL line, a list item that is no object) comes back with `fault` set, so
+    that the caller can report it together with the rows whose fields are wrong.
+
+    Raises:
+        DataError: the file cannot be read, or, for JSON, is not valid UTF-8 or JSON or is not a list.
+    """
+    file = Path(path)
+    if file.suffix == ".jsonl":
+        lines = enumerate(_read(file).split(b"\n"), start=1)
+        return [_line_row(line, f"{file.name} line {number}") for number, line in lines if line.strip()]
+    document = load_json(file)
+    if not isinstance(document, list):
+        raise DataError(f"{file}: must hold a list of rows, got {shown(document)}")
+    return [_row(item, f"{file.name} row {number}") for number, item in enumerate(document)]
+
+
+def load_json(path: Path | str) -> Any:
+    """Load a file that holds one JSON document.
+
+    Raises:
+        DataError: the file cannot be read, or is not valid UTF-8 or JSON.
+    """
+    try:
+        return _decode(_read(Path(path)))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{file.absolute()} cannot be read ({error.strerror}); check the path of the data file"
+        ) from error
+
+
+def _decode(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        raise DataError(f"not UTF-8 ({where}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        hint = "; a file with one row per line must be named .jsonl" if error.msg == "Extra data" else ""
+        raise DataError(f"not valid JSON ({error}){hint}") from error
+
+
+def _line_row(line: bytes, source: str) -> Row:
+    try:
+        return _row(_decode(line), source)
+    except DataError as error:
+        return Row(source, fault=str(error))
+
+
+def _row(item: Any, source: str) -> Row:
+    if isinstance(item, dict):
+        return Row(source, item)
+    return Row(source, fault=f"must be an object, got {shown(item)}")

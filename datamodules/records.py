@@ -1,0 +1,120 @@
+"""`EditRecord`: the one typed form every data set is read into, and the checks that keep broken rows out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from datamodules.json_files import Row, as_text, shown
+from editors.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+_SHOWN_FAULTS = 20
+_Parsed = TypeVar("_Parsed")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question with its answer, used to test locality (the answer must stay) or portability (it must follow).
+
+    Raises:
+        DataError: `prompt` or `answer` is not a string, or is blank.
+    """
+
+    prompt: str
+    answer: str
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        as_text(self.prompt, "prompt")
+        as_text(self.answer, "answer")
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """One fact to change, with everything that is needed to train on it and to judge the edit.
+
+    Args:
+        prompt: the edit prompt ("What is the capital of France?").
+        target_new: the answer the edited model must give.
+        subject: the entity the fact is about; empty where the data set names none. Must occur in `prompt`.
+        ground_truth: the true answer before the edit; empty where it is unknown.
+        rephrases: paraphrases of `prompt` (generality).
+        locality: questions whose answers must not move.
+        portability: questions that follow from the edited fact, by kind ("Reasoning", "Subject_Aliasing", ...).
+        relation: id or name of the relation; empty where unknown.
+        source: file and row the record came from, for error messages.
+
+    Raises:
+        DataError: a required text is blank or of the wrong type, or the subject is not in the prompt.
+    """
+
+    prompt: str
+    target_new: str
+    subject: str = ""
+    ground_truth: str = ""
+    rephrases: tuple[str, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    relation: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        as_text(self.prompt, "prompt")
+        as_text(self.target_new, "target_new")
+        for name in ("subject", "ground_truth", "relation"):
+            if not isinstance(getattr(self, name), str):
+                raise DataError(f"{name} must be text (empty where unknown), got {shown(getattr(self, name))}")
+        if not isinstance(self.rephrases, tuple):
+            raise DataError(f"rephrases must be a tuple of texts, got {shown(self.rephrases)}")
+        for index, text in enumerate(self.rephrases):
+            as_text(text, f"rephrases[{index}]")
+        if self.subject and self.subject not in self.prompt:
+            raise DataError(f"subject {self.subject!r} is not in prompt {self.prompt!r}; spell it as there")
+
+    @property
+    def template(self) -> str:
+        """The prompt with its subject taken out: "What is the capital of {}?"."""
+        return self.prompt.replace(self.subject, "{}") if self.subject else self.prompt
+
+
+def parse_rows(
+    rows: Iterable[Row], parse: Callable[[Row], _Parsed], path: Path | str, *, skip_invalid: bool = False
+) -> list[_Parsed]:
+    """Parse every row of a data file; report all broken rows at once.
+
+    Args:
+        rows: raw rows, as loaded from `path`.
+        parse: turns one row into a record; a `DataError` marks the row as broken.
+        path: the file, for the messages.
+        skip_invalid: log and leave broken rows out instead of refusing the file.
+
+    Raises:
+        DataError: rows are broken and `skip_invalid` is false; or no row is left.
+    """
+    parsed: list[_Parsed] = []
+    faults: list[str] = []
+    for row in rows:
+        try:
+            if row.fault:
+                raise DataError(row.fault)
+            parsed.append(parse(row))
+        except DataError as error:
+            faults.append(f"{row.source}: {error}")
+    if faults:
+        _report_faults(faults, len(parsed) + len(faults), path, skip_invalid=skip_invalid)
+    if not parsed:
+        raise DataError(f"{path}: no usable row; a data set needs at least one")
+    return parsed
+
+
+def _report_faults(faults: Sequence[str], total: int, path: Path | str, *, skip_invalid: bool) -> None:
+    listed = "\n  ".join(faults[:_SHOWN_FAULTS])
+    more = f"\n  ... and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
+    message = f"{path}: {len(faults)} of {total} row(s) are broken\n  {listed}{more}"
+    if not skip_invalid:
+        raise DataError(f"{message}\nMend the file, or set skip_invalid: true to leave these rows out.")
+    _LOG.warning("%s\nThese rows were left out (skip_invalid).", message)

@@ -1,0 +1,243 @@
+"""`Editor`: the Lightning module every learned editor shares — the episode, its losses, validation, optimiser, checkpoint.
+
+Shape legend: E episodes, N answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
+from editors.edits import LowRankEdit
+from editors.errors import BaseModelError, EditorError
+from editors.evaluation import Evaluator
+from editors.frozen import FrozenLM
+from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
+from editors.tokens import EditBatch, TokenBatch
+
+_FROZEN_PREFIX = "frozen."
+
+
+@dataclass
+class EpisodeLosses:
+    """Losses of a step; scalars in nats per token, averaged over episodes.
+
+    Args:
+        total: `c_edit * edit + c_loc * locality`.
+        edit: negative log-likelihood of the target after a paraphrase, under the edited model.
+        locality: `KL(base || edited)` on the locality answers.
+        edit_before: negative log-likelihood of the target after the edit prompt, under the base model.
+        shift: largest change of any logit on the locality texts; NaN where there is none.
+    """
+
+    total: Tensor
+    edit: Tensor
+    locality: Tensor
+    edit_before: Tensor
+    shift: Tensor
+
+    def detach(self) -> EpisodeLosses:
+        """The same numbers without their autograd history."""
+        return EpisodeLosses(**{f.name: getattr(self, f.name).detach() for f in fields(self)})
+
+
+class Editor(LightningModule):
+    """A hypernetwork that turns edit requests into edits of a frozen base model.
+
+    A subclass gives `build_network` and `compute_edit`; everything else is shared.
+
+    Args:
+        base_model: which model to edit, and where.
+        c_edit: weight of the edit loss.
+        c_loc: weight of the locality loss.
+        learning_rate: peak learning rate of the hypernetwork.
+        lr_schedule: course of all learning rates after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        generate_in_validation: also score free generation in `validate` (always done in `test`).
+    """
+
+    registered_name: ClassVar[str]
+    frozen: FrozenLM
+    network: nn.Module
+
+    def __init__(
+        self,
+        base_model: BaseModelConfig,
+        c_edit: float = 0.1,
+        c_loc: float = 1.0,
+        learning_rate: float = 3e-4,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        warmup_steps: int = 0,
+        generate_in_validation: bool = False,
+    ) -> None:
+        super().__init__()
+        # A checkpoint holds plain values only, so that it can be loaded without unpickling; hence the mapping.
+        self.base_model = BaseModelConfig(**base_model) if isinstance(base_model, Mapping) else base_model
+        self.c_edit, self.c_loc = c_edit, c_loc
+        self.learning_rate = learning_rate
+        self.lr_schedule = lr_schedule
+        self.warmup_steps = warmup_steps
+        self.evaluator = Evaluator(generate_in_validation=generate_in_validation)
+        self.strict_loading = False
+        self.last_losses: EpisodeLosses | None = None
+        self._hash_before_fit = ""
+
+    @abstractmethod
+    def build_network(self) -> nn.Module:
+        """The hypernetwork for `self.frozen`'s edit sites."""
+
+    @abstractmethod
+    def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[LowRankEdit, Tensor]:
+        """From edit texts to the edit of each episode.
+
+        Args:
+            batch: edit prompts with their targets.
+            num_episodes: E.
+            hidden: the texts' frozen prefix.
+
+        Returns:
+            edit: differentiable in the hypernetwork's parameters.
+            loss_before: `[E]` edit loss before the edit.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups; a subclass may give some parameters a learning rate of their own."""
+        return [{"params": list(self.network.parameters())}]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer, loaded when it is first needed."""
+        return load_tokenizer(self.base_model)
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load the base model and build the hypernetwork, once. Lightning calls this in every phase."""
+        if hasattr(self, "network"):
+            return
+        model = load_base_model(self.base_model)
+        self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
+        self.network = self.build_network()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Adam over all groups, with one schedule."""
+        optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.learning_rate)
+        steps = self.trainer.estimated_stepping_batches
+        if self.lr_schedule != "constant" and math.isinf(steps):
+            raise EditorError(f"lr_schedule {self.lr_schedule!r} needs trainer.max_steps or trainer.max_epochs")
+        name = "constant_with_warmup" if self.lr_schedule == "constant" else self.lr_schedule
+        total = None if math.isinf(steps) else int(steps)
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: EditBatch, _: int) -> Tensor:
+        """One step over E independent episodes."""
+        losses = self.episode_losses(batch)
+        self.last_losses = losses.detach()
+        for name in ("total", "edit", "locality", "edit_before"):
+            self.log(f"train/{name}_loss", getattr(self.last_losses, name), batch_size=batch.num_episodes)
+        self.log("loss", self.last_losses.total, prog_bar=True, logger=False, batch_size=batch.num_episodes)
+        return losses.total
+
+    def episode_losses(self, batch: EditBatch) -> EpisodeLosses:
+        """`c_edit * NLL(paraphrase | edited) + c_loc * KL(base || edited | locality)` (Mitchell et al. 2022, eq. 4)."""
+        count = batch.num_episodes
+        hidden = self.frozen.prefix([batch.edit, batch.rephrase, batch.locality])
+        edit, before = self.compute_edit(batch.edit, count, hidden[0])
+        nll = answer_nll(self.frozen.logits(batch.rephrase, edit, hidden[1]), batch.rephrase.targets)
+        edit_loss = mean_over_present(*episode_means(nll, batch.rephrase.answer_episode(), count))
+        locality_loss, shift = self._locality_loss(batch.locality, edit, hidden[2], count)
+        total = self.c_edit * edit_loss + self.c_loc * locality_loss
+        return EpisodeLosses(total, edit_loss, locality_loss, before.mean(), shift)
+
+    def _locality_loss(
+        self, texts: TokenBatch, edit: LowRankEdit, hidden: Tensor | None, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """The KL loss, and the largest change of any logit."""
+        if texts.num_texts == 0:
+            zero = torch.zeros((), device=texts.input_ids.device)
+            return zero, zero / zero
+        with torch.no_grad():
+            base = self.frozen.logits(texts, hidden=hidden)
+        edited = self.frozen.logits(texts, edit, hidden)
+        loss = mean_over_present(*episode_means(locality_kl(base, edited), texts.answer_episode(), count))
+        return loss, (edited.detach() - base).abs().max()
+
+    def on_fit_start(self) -> None:
+        """Remember the base model's weights, to prove afterwards that training did not touch them."""
+        self._hash_before_fit = weights_hash(self.frozen.model)
+
+    def on_fit_end(self) -> None:
+        """Compare the base model's weights with those before training.
+
+        Raises:
+            BaseModelError: they differ.
+        """
+        if weights_hash(self.frozen.model) != self._hash_before_fit:
+            raise BaseModelError(
+                f"the weights of base model {self.base_model.name!r} changed during training; they must stay frozen. "
+                "Look for a callback or optimiser that writes to them."
+            )
+
+    # --- validation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: EditBatch, _: int) -> None:
+        """Score a batch of held-out edits."""
+        self.evaluator.update(self, batch, generate=self.evaluator.generate_in_validation)
+
+    def test_step(self, batch: EditBatch, _: int) -> None:
+        """Score a batch of test edits, free generation included."""
+        self.evaluator.update(self, batch, generate=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means of the epoch under `val/`."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means of the epoch under `test/`."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        scores = self.evaluator.compute(self.device)
+        # Already reduced over all processes.
+        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, rank_zero_only=False)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen base model out of the checkpoint."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(_FROZEN_PREFIX)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint holds exactly this editor (the base model excepted).
+
+        Raises:
+            EditorError: tensors are missing or have other shapes.
+        """
+        wanted = {k: v.shape for k, v in self.state_dict().items() if not k.startswith(_FROZEN_PREFIX)}
+        found = {k: v.shape for k, v in checkpoint["state_dict"].items() if not k.startswith(_FROZEN_PREFIX)}
+        wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        if wrong:
+            key = wrong[0]
+            raise EditorError(
+                f"the checkpoint does not fit this editor: {len(wrong)} tensor(s) differ, first {key!r} (checkpoint "
+                f"{found.get(key)}, editor {wanted.get(key)}). Use the configuration the checkpoint was trained with."
+            )
+
+    def base_model_dict(self) -> dict[str, Any]:
+        """The base model's configuration in plain values."""
+        return asdict(self.base_model)

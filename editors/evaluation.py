@@ -1,0 +1,142 @@
+"""`Evaluator`: scores a batch of edits before and after, under teacher forcing and in free generation.
+
+Shape legend: E episodes, N answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from editors.edits import LowRankEdit
+from editors.losses import answer_nll, episode_means, locality_kl
+from editors.metrics import MetricTable, agreement, generated_match, probability_success, teacher_forced
+from editors.tokens import EditBatch, TokenBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from editors.base import Editor
+    from editors.frozen import FrozenLM
+
+# Free generation may run this many tokens past the answer's length before it is cut: enough to see where it stops.
+EXTRA_TOKENS = 4
+
+_Values = tuple[Tensor, Tensor]
+
+
+class Evaluator:
+    """Collects the metrics of one evaluation epoch.
+
+    Args:
+        generate_in_validation: whether validation, too, scores free generation.
+    """
+
+    def __init__(self, *, generate_in_validation: bool) -> None:
+        self.generate_in_validation = generate_in_validation
+        self._table = MetricTable()
+
+    def compute(self, device: torch.device) -> dict[str, float]:
+        """The epoch's means by name; starts a new epoch."""
+        scores = self._table.compute(device)
+        self._table.reset()
+        return scores
+
+    def update(self, editor: Editor, batch: EditBatch, *, generate: bool) -> None:
+        """Make the batch's edits and score them."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            self._update(editor, batch.outside_inference_mode(), generate=generate)
+
+    def _update(self, editor: Editor, batch: EditBatch, *, generate: bool) -> None:
+        probes = _probes(batch)
+        names = list(probes)
+        hidden = dict(zip(names, editor.frozen.prefix([probes[n] for n in names]), strict=True))
+        edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, hidden["reliability"])
+        base = {name: editor.frozen.logits(probes[name], hidden=hidden[name]) for name in names}
+        edited = {name: editor.frozen.logits(probes[name], edit, hidden[name]) for name in names}
+        values = _forced_scores(probes, base, edited, batch.num_episodes)
+        values |= _losses(editor, batch, base, edited)
+        if generate:
+            for name in names:
+                if name != "ground_truth":
+                    values |= _generated_scores(editor, name, probes[name], edit, batch.num_episodes)
+        for name, (value, present) in values.items():
+            self._table.update(name, value, present)
+            for part, member in batch.slices.items():
+                self._table.update(f"{part}/{name}", value, present & member)
+
+
+def _probes(batch: EditBatch) -> dict[str, TokenBatch]:
+    """The batch's texts by promise; parts without a text are left out."""
+    parts = {"reliability": batch.edit, "generality": batch.rephrase, "locality": batch.locality}
+    parts |= {f"locality_{kind}": tokens for kind, tokens in batch.locality_kinds.items()}
+    parts |= {f"portability_{kind}": tokens for kind, tokens in batch.portability.items()}
+    if batch.ground_truth is not None:
+        parts["ground_truth"] = batch.ground_truth
+    return {name: tokens for name, tokens in parts.items() if tokens.num_texts}
+
+
+def _forced_scores(
+    probes: dict[str, TokenBatch], base: dict[str, Tensor], edited: dict[str, Tensor], count: int
+) -> dict[str, _Values]:
+    """Teacher-forced measures of every promise, before and after the edit."""
+    values: dict[str, _Values] = {}
+    for name, tokens in probes.items():
+        if name == "ground_truth":
+            for prefix, logits in (("before/", base), ("", edited)):
+                values[f"{prefix}reliability/teacher_forced/probability_success"] = probability_success(
+                    logits["reliability"], probes["reliability"], logits[name], tokens, count
+                )
+            continue
+        for prefix, logits in (("before/", base), ("", edited)):
+            for measure, value in teacher_forced(logits[name], tokens, count).items():
+                values[f"{prefix}{name}/teacher_forced/{measure}"] = value
+        if name.startswith("locality"):
+            for measure, value in agreement(base[name], edited[name], tokens, count).items():
+                values[f"{name}/teacher_forced/{measure}"] = value
+    return values
+
+
+def _losses(
+    editor: Editor, batch: EditBatch, base: dict[str, Tensor], edited: dict[str, Tensor]
+) -> dict[str, _Values]:
+    """The training losses on held-out edits, for each episode."""
+    values: dict[str, _Values] = {}
+    count = batch.num_episodes
+    if "generality" in edited:
+        nll = answer_nll(edited["generality"], batch.rephrase.targets)
+        values["loss/edit"] = episode_means(nll, batch.rephrase.answer_episode(), count)
+    if "locality" in edited:
+        divergence = locality_kl(base["locality"], edited["locality"])
+        values["loss/locality_kl"] = episode_means(divergence, batch.locality.answer_episode(), count)
+    if len(values) == 2:  # noqa: PLR2004
+        (edit, has_edit), (locality, has_locality) = values.values()
+        values["loss/total"] = (editor.c_edit * edit + editor.c_loc * locality, has_edit & has_locality)
+    return values
+
+
+def _generated_scores(
+    editor: Editor, name: str, tokens: TokenBatch, edit: LowRankEdit, count: int
+) -> dict[str, _Values]:
+    """Free-generation measures of one promise, before and after the edit."""
+    tokenizer = editor.tokenizer
+    answers = tokenizer.batch_decode([tokens.targets[tokens.rows == row].tolist() for row in range(tokens.num_texts)])
+    before = continuations(editor.frozen, tokenizer, tokens, None)
+    after = continuations(editor.frozen, tokenizer, tokens, edit)
+    values: dict[str, _Values] = {}
+    for prefix, texts in (("before/", before), ("", after)):
+        for measure, value in generated_match(texts, answers, tokens.episode, count).items():
+            values[f"{prefix}{name}/generated/{measure}"] = value
+    if name.startswith("locality"):
+        same = torch.tensor([float(old == new) for old, new in zip(before, after, strict=True)], device=edit.device)
+        values[f"{name}/generated/exact_agreement"] = episode_means(same, tokens.episode, count)
+    return values
+
+
+def continuations(
+    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, tokens: TokenBatch, edit: LowRankEdit | None
+) -> list[str]:
+    """What the model says after each prompt, greedily, a few tokens past the answer's length."""
+    return tokenizer.batch_decode(frozen.generate(tokens, edit, EXTRA_TOKENS), skip_special_tokens=True)

@@ -1,0 +1,1 @@
+"""Trained editors as files that need no training library."""

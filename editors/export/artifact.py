@@ -1,0 +1,241 @@
+"""The artifact: a trained editor as a folder with `model.safetensors`, `config.json` and a card, and its use.
+
+Needs torch, transformers and safetensors only. Nothing is pickled, so an untrusted artifact is safe to open.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from editors.base_model import BaseModelConfig, weights_hash
+from editors.edits import LowRankEdit
+from editors.errors import ArtifactError
+from editors.export.card import model_card
+from editors.files import save_json, save_tensors, save_text
+from editors.frozen import FrozenLM
+from editors.registry import registered_editor
+from editors.requests import EditRequest
+from editors.sites import is_linear, linear_widths
+from editors.tokens import collate_texts, encode_answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT = "hyperedit-editor-1"
+
+
+@dataclass
+class ArtifactConfig:
+    """What `config.json` says about a trained editor.
+
+    Args:
+        editor: registered name of the editor.
+        editor_config: shape of its network.
+        base_model: how the base model was named and loaded (fields of `BaseModelConfig`).
+        architecture: class of the base model.
+        base_weights: `weights_hash` of the base model cast to bfloat16, so that loading in another precision fits.
+        site_widths: `[d_in, d_out]` of each edited layer, in order.
+        results: metrics with protocol, data hashes, seed and versions.
+        format: format and version of this folder.
+    """
+
+    editor: str
+    editor_config: dict[str, Any]
+    base_model: dict[str, Any]
+    architecture: str
+    base_weights: str
+    site_widths: dict[str, list[int]]
+    results: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+
+def save_artifact(folder: str | Path, config: ArtifactConfig, state: dict[str, Tensor]) -> Path:
+    """Write a trained editor; the folder appears only when it is complete.
+
+    Args:
+        folder: where to; must not exist, or be empty.
+        config: what the editor is and needs.
+        state: state dict of its network.
+
+    Raises:
+        ArtifactError: the folder holds something already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} exists already; name a new folder, or remove it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        save_tensors(state, temporary / "model.safetensors", {"format": "pt"})
+        save_json(asdict(config), temporary / "config.json")
+        save_text(model_card(asdict(config)), temporary / "README.md")
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_editor(folder: str | Path) -> LoadedEditor:
+    """Open a trained editor.
+
+    Raises:
+        ArtifactError: the folder is missing, of another format, damaged, or its tensors do not fit its configuration.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    network_class, config_class = registered_editor(config.editor).load_network()
+    widths = {site: (d_in, d_out) for site, (d_in, d_out) in config.site_widths.items()}
+    try:
+        network = network_class(widths, config_class(**config.editor_config))
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again.") from error
+    except (RuntimeError, TypeError) as error:
+        raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {error}") from error
+    return LoadedEditor(config, network)
+
+
+def _read_config(folder: Path) -> ArtifactConfig:
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{folder} is no exported editor: {error}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged: {error}. Export the editor again.") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise ArtifactError(f"{path}: format {found!r} cannot be read, wanted {FORMAT!r}")
+    try:
+        return ArtifactConfig(**values)
+    except TypeError as error:
+        raise ArtifactError(f"{path} does not have the fields of {FORMAT}: {error}") from error
+
+
+class LoadedEditor:
+    """A trained editor, ready to edit its base model.
+
+    Args:
+        config: what the editor is and needs.
+        network: its hypernetwork.
+    """
+
+    def __init__(self, config: ArtifactConfig, network: nn.Module) -> None:
+        self.config = config
+        self.network = network.eval().requires_grad_(requires_grad=False)
+        self._checked: WeakSet[nn.Module] = WeakSet()
+
+    @property
+    def base_model(self) -> BaseModelConfig:
+        """How the base model was named and loaded in training."""
+        return BaseModelConfig(**self.config.base_model)
+
+    def to(self, device: torch.device | str) -> LoadedEditor:
+        """Move the hypernetwork to `device`."""
+        self.network.to(device)
+        return self
+
+    def edit(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> LowRankEdit:
+        """Make one edit that fulfils all `requests` together. The model is not changed: apply or merge the edit.
+
+        Args:
+            model: the base model the editor was trained for; on the device of this editor.
+            tokenizer: its tokenizer.
+            requests: the facts to change.
+
+        Raises:
+            ArtifactError: the model is not the one the editor was trained for.
+            EditorError: there is no request, or one is too long for the model.
+        """
+        return self._edits(model, tokenizer, requests, [0] * len(requests))
+
+    def edit_each(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> LowRankEdit:
+        """Make an independent edit of each request, all in one batch: episode `i` of the result is request `i`.
+
+        Arguments and errors are those of `edit`.
+        """
+        return self._edits(model, tokenizer, requests, list(range(len(requests))))
+
+    def _edits(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        episode: list[int],
+    ) -> LowRankEdit:
+        if not requests:
+            raise ArtifactError("there is no edit request")
+        self.check_base_model(model)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        texts = encode_answers(tokenizer, [(r.prompt, r.target) for r in requests], limit)
+        pad_id = tokenizer.pad_token_id or 0
+        tokens = collate_texts(texts, episode, pad_id).to(model.device)
+        count = episode[-1] + 1
+        with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
+            hidden = frozen.prefix([tokens])[0]
+            factors, _ = frozen.capture(tokens, count, hidden)
+            edit: LowRankEdit = self.network(factors, tokens.episode, count)
+        edit.metadata = {
+            "editor": self.config.editor,
+            "base_model": self.config.base_model,
+            "base_weights": self.config.base_weights,
+            "requests": [asdict(request) for request in requests],
+        }
+        return edit
+
+    def check_base_model(self, model: PreTrainedModel) -> None:
+        """Check, once for each model object, that `model` is the base model this editor was trained for.
+
+        Raises:
+            ArtifactError: its architecture, a layer's width, or its weights differ.
+        """
+        if model in self._checked:
+            return
+        trained_for = f"this editor was trained for {self.config.base_model['name']!r}"
+        if type(model).__name__ != self.config.architecture:
+            raise ArtifactError(
+                f"{trained_for} ({self.config.architecture}), but the model given is a {type(model).__name__}"
+            )
+        modules = dict(model.named_modules())
+        for site, widths in self.config.site_widths.items():
+            found = list(linear_widths(modules[site])) if site in modules and is_linear(modules[site]) else None
+            if found != widths:
+                raise ArtifactError(f"{trained_for}: layer {site!r} must have widths {widths}, the model given has {found}")
+        if weights_hash(model, torch.bfloat16) != self.config.base_weights:
+            raise ArtifactError(
+                f"{trained_for}, and the model given has the same shape but other weights. Load exactly that model "
+                f"(revision {self.config.base_model['revision']!r}), and undo merged edits before the first edit."
+            )
+        self._checked.add(model)
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel, sites: list[str]) -> Iterator[FrozenLM]:
+    """`model` as a `FrozenLM`; afterwards its modes and flags are as the caller left them."""
+    training = {module: module.training for module in model.modules()}
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        yield FrozenLM(model, sites)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)

@@ -1,0 +1,54 @@
+"""The card of an exported editor: what it is, what it was measured at, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_USAGE = """\
+```python
+from editors import EditRequest, load_editor
+from editors.base_model import load_base_model, load_tokenizer
+
+editor = load_editor("path/to/this/folder")
+model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
+edit = editor.edit(model, tokenizer, [EditRequest("What is the capital of France?", "Cairo")])
+with edit.applied(model):
+    ...  # inside this block the model answers with the edit
+merged = edit.merge(model)  # or write it into the weights
+merged.undo(model)  # and take it back
+```
+"""
+
+
+def model_card(config: Mapping[str, Any]) -> str:
+    """The card in Markdown with Hugging Face metadata.
+
+    Args:
+        config: the fields of `ArtifactConfig`.
+    """
+    base, results = config["base_model"], config["results"]
+    parts = [
+        f"---\nlibrary_name: hyperedit\nbase_model: {base['name']}\nlicense: mit\ntags: [knowledge-editing, {config['editor']}]\n---",
+        f"# {config['editor'].upper()} knowledge editor for {base['name']}",
+        "Changes one fact in the frozen base model at once, without retraining. Made with hyperedit.",
+        f"- Base model: `{base['name']}` ({config['architecture']}), revision `{base['revision']}`, "
+        f"weights `{config['base_weights'][:16]}`\n- Edited layers: {', '.join(f'`{s}`' for s in config['site_widths'])}",
+        "## Results\n\n" + _results(results),
+        "## Use\n\n" + _USAGE,
+        "## Licence\n\nThe editor: MIT. The base model and the data keep their own licences.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _results(results: Mapping[str, Any]) -> str:
+    metrics = results.get("metrics") or {}
+    if not metrics:
+        return "No metrics were recorded before this export."
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    facts = "\n".join(f"- {key}: `{value}`" for key, value in results.items() if key != "metrics")
+    return (
+        "Each name says promise, protocol and measure. `teacher_forced` scores the argmax at each answer position given "
+        "the true answer so far; `generated` scores the greedy continuation of the prompt; `agreement` compares with "
+        f"the unedited model.\n\n| metric | value |\n|---|---:|\n{rows}\n\n{facts}"
+    )

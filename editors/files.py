@@ -1,0 +1,61 @@
+"""Writing files so that nothing half-written ever takes the place of a good one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it over `path` when the block ends well, delete it otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file-mode mask, which `mkstemp` ignores."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_text(text: str, path: str | Path) -> None:
+    """Write UTF-8 text, all or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_json(value: Any, path: str | Path) -> None:
+    """Write JSON, all or nothing."""
+    save_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file, all or nothing."""
+    # Copies, because the format refuses tensors that share memory (the same input factor of two layers).
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata)

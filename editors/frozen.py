@@ -1,0 +1,281 @@
+"""`FrozenLM`: a base model that is never written to. It captures factors, runs with an edit, and shares the frozen prefix.
+
+Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hidden width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from editors.edits import LowRankEdit
+from editors.losses import answer_nll, episode_means
+from editors.sites import block_index, find_blocks, linear_widths, resolve_sites
+from editors.tokens import TokenBatch
+
+# Texts whose lengths differ by less than this share a prefix pass: a wider range pads more, a narrower one has more
+# passes, each of which reads all weights once.
+_PREFIX_LENGTH_STEP = 4
+
+
+@dataclass
+class Factors:
+    """Factors of one site's weight gradient: `dL/dW = sum over tokens of u delta^T`.
+
+    Args:
+        u: `[B, T, d_in]` the layer's input.
+        delta: `[B, T, d_out]` gradient of the edit loss with respect to the layer's output.
+    """
+
+    u: Tensor
+    delta: Tensor
+
+
+class FrozenLM(nn.Module):
+    """A base model for editing: frozen, in eval mode, its edit sites known.
+
+    Args:
+        model: a decoder-only Hugging Face model.
+        sites: names or shell patterns of the linear layers to edit; `None` for the default (see `resolve_sites`).
+        num_blocks: how many last blocks the default sites cover.
+
+    Raises:
+        SiteError: a name matches no linear layer.
+        BaseModelError: the model's blocks cannot be found.
+    """
+
+    def __init__(self, model: PreTrainedModel, sites: Sequence[str] | None = None, num_blocks: int = 3) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(requires_grad=False).eval()
+        self.sites = resolve_sites(model, sites, num_blocks)
+        blocks_name, self._blocks = find_blocks(model)
+        self.prefix_depth = min(block_index(site, blocks_name) for site in self.sites)
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._block_returns_tuple = False
+
+    def train(self, mode: bool = True) -> FrozenLM:  # noqa: ARG002
+        """Stay in eval mode whatever the Trainer asks for: dropout in the base model would blur every factor."""
+        return super().train(mode=False)
+
+    def site_widths(self) -> dict[str, tuple[int, int]]:
+        """`(d_in, d_out)` of each site."""
+        return {site: linear_widths(self.model.get_submodule(site)) for site in self.sites}
+
+    # --- the frozen prefix -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prefix(self, batches: Sequence[TokenBatch]) -> list[Tensor | None]:
+        """Hidden states `[B, T, d]` at the entrance of the lowest edited block, for each batch.
+
+        They are the same before and after any edit. Texts of all batches are run together, grouped by length, so that
+        little padding is computed. Padding positions hold zeros. `None` where there is no block below the edit.
+        """
+        if self.prefix_depth == 0 or not batches:
+            return [None] * len(batches)
+        rows = [(b, r) for b, batch in enumerate(batches) for r in range(batch.num_texts)]
+        lengths = [n for batch in batches for n in batch.attention_mask.sum(dim=1).tolist()]
+        compact = [_Compact(batch) for batch in batches]
+        hidden: list[Tensor | None] = [None] * len(batches)
+        for group in _length_groups(lengths):
+            chosen = [rows[i] for i in group]
+            states = self._prefix_group(compact, chosen, max(lengths[i] for i in group))
+            for b in dict.fromkeys(b for b, _ in chosen):
+                places = [i for i, (owner, _) in enumerate(chosen) if owner == b]
+                hidden[b] = compact[b].put_back(hidden[b], [chosen[i][1] for i in places], states[places])
+        return hidden
+
+    def _prefix_group(self, compact: Sequence[_Compact], rows: Sequence[tuple[int, int]], width: int) -> Tensor:
+        """Run the blocks below the edit on some texts, right-padded to `width`. Returns `[rows, width, d]`."""
+        ids = torch.stack([compact[b].row(compact[b].input_ids, r, width) for b, r in rows])
+        mask = torch.stack([compact[b].row(compact[b].mask, r, width) for b, r in rows])
+        seen: list[Tensor] = []
+
+        def record(_: nn.Module, __: Any, output: Any) -> None:
+            self._block_returns_tuple = isinstance(output, tuple)
+            seen.append(output[0] if self._block_returns_tuple else output)
+
+        handle = self._blocks[self.prefix_depth - 1].register_forward_hook(record)
+        try:
+            with self._skipping(self._blocks[self.prefix_depth :]):
+                self.model.base_model(**self._inputs(ids, mask))
+        finally:
+            handle.remove()
+        return seen[0] * mask.unsqueeze(-1).to(seen[0].dtype)
+
+    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        return inputs
+
+    @contextmanager
+    def _skipping(self, blocks: Iterable[nn.Module], hidden: Tensor | None = None) -> Iterator[None]:
+        """Let `blocks` hand on their input (or `hidden`) unread.
+
+        The model's own forward still runs, so masks, rotary tables and whatever else an architecture prepares for its
+        blocks stay its own business.
+        """
+
+        def hand_on(*args: Any, **kwargs: Any) -> Any:
+            state = hidden if hidden is not None else (args[0] if args else kwargs["hidden_states"])
+            return (state,) if self._block_returns_tuple else state
+
+        blocks = list(blocks)
+        own = [block.__dict__.get("forward") for block in blocks]
+        for block in blocks:
+            block.forward = hand_on
+        try:
+            yield
+        finally:
+            for block, forward in zip(blocks, own, strict=True):
+                del block.forward
+                if forward is not None:
+                    block.forward = forward
+
+    # --- forward passes ----------------------------------------------------------------------------------------------
+
+    def logits(self, tokens: TokenBatch, edit: LowRankEdit | None = None, hidden: Tensor | None = None) -> Tensor:
+        """Logits `[N, V]` at the positions that predict answer tokens.
+
+        Args:
+            tokens: the texts.
+            edit: run with this edit; texts are matched to episodes by `tokens.episode`.
+            hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit.
+        """
+        applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode)
+        skipped = () if hidden is None else self._blocks[: self.prefix_depth]
+        with applied, self._skipping(skipped, hidden), self._head_at(tokens.positions):
+            output = self.model(**self._inputs(tokens.input_ids, tokens.attention_mask))
+        return output.logits[0]
+
+    @contextmanager
+    def _head_at(self, positions: Tensor) -> Iterator[None]:
+        """Let the language-model head see only `positions`: with a large vocabulary it costs as much as many blocks."""
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[positions].unsqueeze(0),))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def capture(
+        self, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None
+    ) -> tuple[dict[str, Factors], Tensor]:
+        """Factors of the edit loss's weight gradient at every site, without forming any gradient of weight size.
+
+        The edit loss is the mean negative log-likelihood of the target's tokens, for each episode on its own.
+
+        Args:
+            tokens: the edit texts.
+            num_episodes: E.
+            hidden: `[B, T, d]` from `prefix`.
+
+        Returns:
+            factors: for each site (detached, in the base model's dtype).
+            loss: `[E]` edit loss before the edit.
+        """
+        tokens = tokens.outside_inference_mode()
+        inputs: dict[str, Tensor] = {}
+        probes: dict[str, Tensor] = {}
+
+        def probe(site: str) -> Any:
+            def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                inputs[site] = args[0].detach()
+                probes[site] = torch.zeros_like(output, requires_grad=True)
+                return output + probes[site]
+
+            return hook
+
+        with torch.inference_mode(mode=False), torch.enable_grad(), ExitStack() as stack:
+            if hidden is not None and hidden.is_inference():
+                hidden = hidden.clone()
+            for site in self.sites:
+                stack.callback(self.model.get_submodule(site).register_forward_hook(probe(site)).remove)
+            nll = answer_nll(self.logits(tokens, hidden=hidden), tokens.targets)
+            loss, _ = episode_means(nll, tokens.answer_episode(), num_episodes)
+            deltas = torch.autograd.grad(loss.sum(), [probes[site] for site in self.sites])
+        # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer.
+        shape = tokens.input_ids.shape
+        factors = {
+            site: Factors(inputs[site].reshape(*shape, -1), delta.reshape(*shape, -1))
+            for site, delta in zip(self.sites, deltas, strict=True)
+        }
+        return factors, loss.detach()
+
+    @torch.no_grad()
+    def generate(self, tokens: TokenBatch, edit: LowRankEdit | None = None, extra_tokens: int = 0) -> list[list[int]]:
+        """Greedy continuation of each text's prompt, `extra_tokens` longer than its answer.
+
+        Returns:
+            For each text the generated ids; padding follows where the model ended early.
+        """
+        compact = _Compact(tokens)
+        counts = torch.bincount(tokens.rows, minlength=tokens.num_texts)
+        # The prompt ends where the first answer token is predicted; a text may go on after its answer.
+        ends = tokens.position_ids().flatten()[tokens.positions] + 1
+        prompt_lengths = tokens.attention_mask.sum(dim=1).scatter_reduce(0, tokens.rows, ends, "amin").tolist()
+        width = max(prompt_lengths)
+        pad = self.model.generation_config.pad_token_id or 0
+        ids = torch.full((tokens.num_texts, width), pad, device=tokens.input_ids.device)
+        mask = torch.zeros_like(ids)
+        for row, length in enumerate(prompt_lengths):
+            ids[row, width - length :] = compact.input_ids[row, :length]
+            mask[row, width - length :] = 1
+        applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode)
+        with applied, self._greedy(pad):
+            output = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=int(counts.max()) + extra_tokens
+            )
+        return [row[: count + extra_tokens] for row, count in zip(output[:, width:].tolist(), counts.tolist(), strict=True)]
+
+    @contextmanager
+    def _greedy(self, pad: int) -> Iterator[None]:
+        """Set aside the generation settings the model ships with: sampling, penalties, beams."""
+        shipped = self.model.generation_config
+        self.model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id, pad_token_id=pad)
+        try:
+            yield
+        finally:
+            self.model.generation_config = shipped
+
+
+class _Compact:
+    """A token batch with every text moved to the left edge, whichever side it was padded on."""
+
+    def __init__(self, batch: TokenBatch) -> None:
+        self._order = batch.attention_mask.argsort(dim=1, descending=True, stable=True)
+        self.input_ids = batch.input_ids.gather(1, self._order)
+        self.mask = batch.attention_mask.gather(1, self._order)
+
+    @staticmethod
+    def row(values: Tensor, row: int, width: int) -> Tensor:
+        """Row `row` of `values` cut or padded with zeros to `width`."""
+        return nn.functional.pad(values[row, :width], (0, max(0, width - values.shape[1])))
+
+    def put_back(self, hidden: Tensor | None, rows: list[int], states: Tensor) -> Tensor:
+        """Scatter `states` `[rows, width, d]` of left-edge texts to their places in `[B, T, d]`."""
+        width = min(states.shape[1], self._order.shape[1])
+        if hidden is None:
+            hidden = states.new_zeros(*self._order.shape, states.shape[-1])
+        index = self._order[rows, :width].unsqueeze(-1).expand(-1, -1, states.shape[-1])
+        hidden[rows] = hidden[rows].scatter(1, index, states[:, :width])
+        return hidden
+
+
+def _length_groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of texts in groups of similar length."""
+    groups: list[list[int]] = []
+    shortest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not groups or lengths[index] >= shortest + _PREFIX_LENGTH_STEP:
+            groups.append([])
+            shortest = lengths[index]
+        groups[-1].append(index)
+    return groups

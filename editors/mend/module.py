@@ -1,0 +1,68 @@
+"""MEND as a Lightning module (Mitchell et al. 2022, https://arxiv.org/abs/2110.11309)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+from torch import Tensor
+
+from editors.base import Editor
+from editors.base_model import BaseModelConfig
+from editors.edits import LowRankEdit
+from editors.mend.network import MENDConfig, MENDNetwork
+from editors.tokens import TokenBatch
+
+
+class MEND(Editor):
+    """Model Editor Networks with Gradient Decomposition.
+
+    Args:
+        base_model: which model to edit, and where.
+        mend: shape of the hypernetwork.
+        c_edit: weight of the edit loss.
+        c_loc: weight of the locality loss.
+        learning_rate: peak learning rate of the transforms.
+        edit_rate_learning_rate: peak learning rate of the edit rates, which form a parameter group of their own.
+        lr_schedule: course of all learning rates after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        generate_in_validation: also score free generation in `validate` (always done in `test`).
+    """
+
+    registered_name = "mend"
+    network: MENDNetwork
+
+    def __init__(
+        self,
+        base_model: BaseModelConfig,
+        mend: MENDConfig = MENDConfig(),  # noqa: B008 - frozen
+        c_edit: float = 0.1,
+        c_loc: float = 1.0,
+        learning_rate: float = 3e-4,
+        edit_rate_learning_rate: float = 1e-4,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        warmup_steps: int = 0,
+        generate_in_validation: bool = False,
+    ) -> None:
+        super().__init__(
+            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation
+        )
+        self.mend = MENDConfig(**mend) if isinstance(mend, dict) else mend
+        self.edit_rate_learning_rate = edit_rate_learning_rate
+        self.save_hyperparameters({"base_model": self.base_model_dict(), "mend": asdict(self.mend)})
+
+    def build_network(self) -> MENDNetwork:
+        """The hypernetwork for the frozen model's edit sites."""
+        return MENDNetwork(self.frozen.site_widths(), self.mend)
+
+    def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[LowRankEdit, Tensor]:
+        """Capture the edit loss's gradient factors and transform them."""
+        factors, loss_before = self.frozen.capture(batch, num_episodes, hidden)
+        return self.network(factors, batch.episode, num_episodes), loss_before
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The transforms, and the edit rates with their own learning rate."""
+        return [
+            {"params": list(self.network.transforms.parameters())},
+            {"params": [self.network.edit_rates], "lr": self.edit_rate_learning_rate},
+        ]

@@ -1,0 +1,177 @@
+"""MEND's hypernetwork in pure torch (Mitchell et al. 2022, "Fast Model Editing at Scale", section 3).
+
+Shape legend: N factor rows (tokens of all edits), D transform width, S sites of one shape, E episodes, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from editors.edits import LowRankEdit, SiteUpdate
+from editors.errors import EditorError
+from editors.frozen import Factors
+from editors.normaliser import RunningNormaliser
+
+
+@dataclass(frozen=True)
+class MENDConfig:
+    """Shape of MEND's hypernetwork.
+
+    Args:
+        rank: inner width of each low-rank block; at most the transform's width is used. Paper: 1920.
+        num_blocks: how many residual blocks each transform has. Paper: 2 (one hidden layer).
+        mode: "combined" transforms `[u; delta]` together (paper); "separate" has a network for each; "one_sided"
+            transforms only the narrower of the two; "u_only" and "delta_only" transform that one.
+        shared: sites of equal shape share a transform and differ by a learned scale and shift (paper); otherwise each
+            site has a transform of its own.
+        normalise: bring every feature to zero mean and unit variance first (paper).
+        edit_rate: initial edit learning rate of every site.
+    """
+
+    rank: int = 1920
+    num_blocks: int = 2
+    mode: Literal["combined", "separate", "one_sided", "u_only", "delta_only"] = "combined"
+    shared: bool = True
+    normalise: bool = True
+    edit_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.num_blocks < 1:
+            raise EditorError(f"rank and num_blocks must be at least 1, got {self.rank} and {self.num_blocks}")
+
+
+class LowRankBlock(nn.Module):
+    """`h + max(0, scale_s * (U V h + bias) + shift_s)` with one scale and shift for each of S sites.
+
+    `U` starts at zero, so the block starts as the identity. The clamp is also on the last block, as in the reference
+    code, whose archives are evaluated this way.
+    """
+
+    def __init__(self, width: int, rank: int, num_sites: int) -> None:
+        super().__init__()
+        rank = min(rank, width)
+        self.u = nn.Parameter(torch.zeros(width, rank))
+        self.v = nn.Parameter(torch.randn(rank, width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.scale = nn.Parameter(torch.ones(num_sites, width))
+        self.shift = nn.Parameter(torch.zeros(num_sites, width))
+
+    def forward(self, h: Tensor, site: Tensor) -> Tensor:
+        """`h` `[N, D]`, `site` `[N]` index of each row's site among those that share this block. Returns `[N, D]`."""
+        low_rank = nn.functional.linear(nn.functional.linear(h, self.v), self.u, self.bias)
+        # clamp, not relu: its gradient at exactly 0 is 1, without which a block that starts at zero never learns.
+        return h + (self.scale[site] * low_rank + self.shift[site]).clamp(min=0)
+
+
+class _Transform(nn.Module):
+    """A stack of low-rank blocks."""
+
+    def __init__(self, width: int, config: MENDConfig, num_sites: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(LowRankBlock(width, config.rank, num_sites) for _ in range(config.num_blocks))
+
+    def forward(self, h: Tensor, site: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h, site)
+        return h
+
+
+class FactorTransform(nn.Module):
+    """`(u, delta) -> (u~, delta~)` for one layer shape (Mitchell et al. 2022, eq. 3), shared by `num_sites` sites."""
+
+    def __init__(self, d_in: int, d_out: int, num_sites: int, config: MENDConfig) -> None:
+        super().__init__()
+        self.d_in, self.d_out = d_in, d_out
+        self.normalise_u = RunningNormaliser(d_in) if config.normalise else None
+        self.normalise_delta = RunningNormaliser(d_out) if config.normalise else None
+        mode = config.mode
+        if mode == "one_sided":
+            mode = "delta_only" if d_in > d_out else "u_only"
+        self.joint = _Transform(d_in + d_out, config, num_sites) if mode == "combined" else None
+        self.u_net = _Transform(d_in, config, num_sites) if mode in ("separate", "u_only") else None
+        self.delta_net = _Transform(d_out, config, num_sites) if mode in ("separate", "delta_only") else None
+
+    def forward(self, u: Tensor, delta: Tensor, site: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform rows `u` `[N, d_in]` and `delta` `[N, d_out]` of sites `site` `[N]`. Updates statistics in training."""
+        if self.normalise_u is not None and self.normalise_delta is not None:
+            u, delta = self.normalise_u(u), self.normalise_delta(delta)
+        if self.joint is not None:
+            u, delta = self.joint(torch.cat([u, delta], dim=-1), site).split([self.d_in, self.d_out], dim=-1)
+        if self.u_net is not None:
+            u = self.u_net(u, site)
+        if self.delta_net is not None:
+            delta = self.delta_net(delta, site)
+        return u, delta
+
+
+class MENDNetwork(nn.Module):
+    """The whole hypernetwork: a transform for each layer shape (or site) and an edit rate for each site.
+
+    Args:
+        site_widths: `(d_in, d_out)` of every edit site, in order.
+        config: shape of the hypernetwork.
+    """
+
+    def __init__(self, site_widths: Mapping[str, tuple[int, int]], config: MENDConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.sites = list(site_widths)
+        self._groups: dict[str, list[str]] = {}
+        for site, (d_in, d_out) in site_widths.items():
+            # A module name may not hold a dot.
+            key = f"{d_in}x{d_out}" if config.shared else site.replace(".", "#")
+            self._groups.setdefault(key, []).append(site)
+        self.transforms = nn.ModuleDict(
+            {key: FactorTransform(*site_widths[sites[0]], len(sites), config) for key, sites in self._groups.items()}
+        )
+        self.edit_rates = nn.Parameter(torch.full((len(self.sites),), config.edit_rate))
+
+    def forward(self, factors: Mapping[str, Factors], episode: Tensor, num_episodes: int) -> LowRankEdit:
+        """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`.
+
+        Args:
+            factors: for each site, `[B, T, .]`.
+            episode: `[B]`, non-decreasing.
+            num_episodes: E.
+        """
+        updates: dict[str, SiteUpdate] = {}
+        with torch.autocast(episode.device.type, enabled=False):
+            for key, sites in self._groups.items():
+                rows = [_gradient_rows(factors[site], episode) for site in sites]
+                counts = [len(row_episode) for _, _, row_episode in rows]
+                index = torch.arange(len(sites), device=episode.device).repeat_interleave(
+                    torch.tensor(counts, device=episode.device)
+                )
+                u = torch.cat([u for u, _, _ in rows])
+                delta = torch.cat([delta for _, delta, _ in rows])
+                new_u, new_delta = self.transforms[key](u, delta, index)
+                parts = zip(sites, rows, new_u.split(counts), new_delta.split(counts), strict=True)
+                for site, (_, _, row_episode), site_u, site_delta in parts:
+                    rate = self.edit_rates[self.sites.index(site)]
+                    updates[site] = _pad_episodes(site_u, -rate * site_delta, row_episode, num_episodes)
+        return LowRankEdit({site: updates[site] for site in self.sites})
+
+
+def _gradient_rows(factors: Factors, episode: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows `[N, .]` in float32 where input and gradient are both non-zero, with each row's episode `[N]`.
+
+    Padding, the last token, and in the last block everything but the predicting positions carry no gradient.
+    """
+    kept = (factors.u != 0).any(dim=-1) & (factors.delta != 0).any(dim=-1)
+    return factors.u[kept].float(), factors.delta[kept].float(), episode.unsqueeze(1).expand_as(kept)[kept]
+
+
+def _pad_episodes(u: Tensor, v: Tensor, episode: Tensor, num_episodes: int) -> SiteUpdate:
+    """Lay rows `[N, .]` of consecutive episodes out as `[E, R, .]`, R being the most rows any episode has."""
+    counts = torch.bincount(episode, minlength=num_episodes)
+    slot = torch.arange(len(episode), device=episode.device) - (counts.cumsum(0) - counts)[episode]
+    shape = (num_episodes, max(1, int(counts.max())))
+    return SiteUpdate(
+        u.new_zeros(*shape, u.shape[-1]).index_put((episode, slot), u),
+        v.new_zeros(*shape, v.shape[-1]).index_put((episode, slot), v),
+    )

@@ -1,0 +1,72 @@
+"""`RunningNormaliser`: features brought to zero mean and unit variance by statistics gathered in training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+
+_EPSILON = 1e-7
+
+
+class RunningNormaliser(nn.Module):
+    """Running mean and variance of each feature, over all rows ever seen in training, on all processes.
+
+    Rows of a batch are merged at once (Chan, Golub & LeVeque 1983) before they are normalised. All state is in buffers,
+    so it is saved and resumed exactly. Outside training the statistics stay as they are. With fewer than two rows seen
+    no variance exists, and rows pass unchanged.
+
+    Args:
+        width: number of features.
+    """
+
+    mean: Tensor
+    squared_deviation: Tensor
+    count: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("squared_deviation", torch.zeros(width))
+        self.register_buffer("count", torch.zeros(1, dtype=torch.float64))
+
+    def std(self) -> Tensor:
+        """`[width]` sample standard deviation; ones while it is undefined."""
+        variance = self.squared_deviation / (self.count - 1).clamp(min=1).to(self.mean.dtype)
+        return torch.where(self.count < 2, torch.ones_like(variance), variance.sqrt())
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """Merge `rows` `[N, width]` into the statistics, together with the rows of the other processes."""
+        count = torch.full_like(self.count, rows.shape[0])
+        mean = rows.mean(dim=0) if rows.shape[0] else torch.zeros_like(self.mean)
+        deviation = (rows - mean).square().sum(dim=0)
+        for part in _from_all_processes(count, mean, deviation):
+            self._merge(*part)
+
+    def _merge(self, count: Tensor, mean: Tensor, deviation: Tensor) -> None:
+        total = self.count + count
+        share = (count / total.clamp(min=1)).to(self.mean.dtype)
+        difference = mean - self.mean
+        self.squared_deviation += deviation + difference.square() * self.count.to(self.mean.dtype) * share
+        self.mean += difference * share
+        self.count.copy_(total)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalise `rows` `[N, width]`; in training merge them into the statistics first."""
+        if self.training:
+            self.update(rows)
+        known = (self.count >= 2).to(rows.dtype)
+        return (rows - known * self.mean) / (self.std() + known * _EPSILON)
+
+
+def _from_all_processes(count: Tensor, mean: Tensor, deviation: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The batch statistics of every process, in the order of their ranks, so that all processes merge alike."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [(count, mean, deviation)]
+    packed = torch.cat([count.double(), mean.double(), deviation.double()])
+    parts = [torch.empty_like(packed) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, packed)
+    width = mean.numel()
+    return [
+        (part[:1], part[1 : 1 + width].to(mean.dtype), part[1 + width :].to(mean.dtype)) for part in parts
+    ]

@@ -1,0 +1,203 @@
+"""From texts to token batches: the joint encoding of prompt and answer, and padding.
+
+Shape legend: B texts, T tokens (padded), N answer tokens of the whole batch, E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from editors.errors import EditorError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """The token ids of one text and the half-open span of its answer tokens."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+    answer_end: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, str]], max_length: int | None = None
+) -> list[EncodedText]:
+    """Encode each `(prompt, answer)` jointly as "prompt answer" and mark the answer's tokens by character offsets.
+
+    Encoding the answer alone gives other ids for most tokenizers (a leading space, a merge across the boundary), and a
+    beginning-of-text token would become a label; so neither is done.
+
+    Args:
+        tokenizer: a fast tokenizer (character offsets are needed).
+        pairs: prompts with their answers.
+        max_length: longest text in tokens that the base model can read; `None` for no limit.
+
+    Raises:
+        EditorError: the tokenizer is not a fast one, an answer yields no token, or a text is too long.
+    """
+    pairs = list(pairs)
+    if not pairs:
+        return []
+    if not tokenizer.is_fast:
+        raise EditorError(
+            f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (use_fast=True) instead"
+        )
+    encoding = tokenizer([f"{prompt} {answer.strip()}" for prompt, answer in pairs], return_offsets_mapping=True)
+    return [
+        _mark_answer(ids, offsets, pair, max_length)
+        for ids, offsets, pair in zip(encoding["input_ids"], encoding["offset_mapping"], pairs, strict=True)
+    ]
+
+
+def _mark_answer(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], pair: tuple[str, str], max_length: int | None
+) -> EncodedText:
+    prompt, answer = pair
+    if max_length is not None and len(ids) > max_length:
+        raise EditorError(
+            f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, but the base model reads at most {max_length}"
+        )
+    # Special tokens have the span (0, 0): they are never part of the answer. A token that is only the space before the
+    # answer may have an empty span behind that space, and is part of it.
+    marked = [i for i, (_, end) in enumerate(offsets) if end > len(prompt)]
+    if not marked or not answer.strip():
+        raise EditorError(f"answer {answer!r} of prompt {prompt!r} yields no token")
+    if marked[0] == 0:
+        raise EditorError(f"prompt {prompt!r} yields no token before the answer {answer!r}")
+    return EncodedText(tuple(ids), marked[0], marked[-1] + 1)
+
+
+@dataclass
+class TokenBatch:
+    """Texts ready for the base model, with the places where their answers are predicted.
+
+    Args:
+        input_ids: `[B, T]` token ids.
+        attention_mask: `[B, T]`, 1 for real tokens, 0 for padding (either side).
+        positions: `[N]` places in the flattened `[B * T]` tokens whose logits predict an answer token.
+        targets: `[N]` the answer token ids.
+        rows: `[N]` the text each answer token belongs to.
+        episode: `[B]` the episode each text belongs to; non-decreasing.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    targets: Tensor
+    rows: Tensor
+    episode: Tensor
+
+    @property
+    def num_texts(self) -> int:
+        """B."""
+        return self.input_ids.shape[0]
+
+    def position_ids(self) -> Tensor:
+        """`[B, T]` position of each token counted over real tokens only, so that the padding side does not matter."""
+        return (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+    def answer_episode(self) -> Tensor:
+        """`[N]` the episode each answer token belongs to."""
+        return self.episode[self.rows]
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> TokenBatch:
+        """A copy on `device`; Lightning calls this."""
+        return TokenBatch(**{f.name: getattr(self, f.name).to(device, **kwargs) for f in fields(self)})
+
+    def outside_inference_mode(self) -> TokenBatch:
+        """The same batch in tensors that autograd may save (Lightning moves data in inference mode)."""
+        return TokenBatch(**{f.name: _autograd_safe(getattr(self, f.name)) for f in fields(self)})
+
+
+def _autograd_safe(tensor: Tensor) -> Tensor:
+    # A clone made in inference mode would again be an inference tensor.
+    with torch.inference_mode(mode=False):
+        return tensor.clone() if tensor.is_inference() else tensor
+
+
+def collate_texts(
+    texts: Sequence[EncodedText],
+    episode: Sequence[int],
+    pad_id: int,
+    padding_side: PaddingSide = "right",
+) -> TokenBatch:
+    """Pad `texts` into one `TokenBatch`; text `i` belongs to episode `episode[i]` (non-decreasing)."""
+    width = max((len(text) for text in texts), default=1)
+    input_ids = torch.full((len(texts), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    positions: list[int] = []
+    targets: list[int] = []
+    rows: list[int] = []
+    for row, text in enumerate(texts):
+        start = width - len(text) if padding_side == "left" else 0
+        input_ids[row, start : start + len(text)] = torch.tensor(text.ids)
+        mask[row, start : start + len(text)] = 1
+        # The logits at a token predict the next one.
+        first = row * width + start + text.answer_start - 1
+        count = text.answer_end - text.answer_start
+        positions.extend(range(first, first + count))
+        targets.extend(text.ids[text.answer_start : text.answer_end])
+        rows.extend([row] * count)
+    as_long = [torch.tensor(values, dtype=torch.long) for values in (positions, targets, rows, list(episode))]
+    return TokenBatch(input_ids, mask, *as_long)
+
+
+@dataclass
+class EditBatch:
+    """E independent episodes: each has edits, paraphrases and locality texts; for evaluation also further probes.
+
+    Args:
+        num_episodes: E.
+        edit: the edit prompts with their new targets.
+        rephrase: paraphrases of the edit prompts with the same targets.
+        locality: unrelated questions with their answers.
+        locality_kinds: further locality questions, by kind (evaluation only).
+        portability: questions that follow from the edit, by kind (evaluation only).
+        ground_truth: the edit prompts with their old answers, where known (evaluation only).
+        slices: for each named part of the data set, `[E]` booleans: is the episode in it (evaluation only)?
+    """
+
+    num_episodes: int
+    edit: TokenBatch
+    rephrase: TokenBatch
+    locality: TokenBatch
+    locality_kinds: dict[str, TokenBatch] = field(default_factory=dict)
+    portability: dict[str, TokenBatch] = field(default_factory=dict)
+    ground_truth: TokenBatch | None = None
+    slices: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> EditBatch:
+        """A copy on `device`; Lightning calls this."""
+        return self._map(lambda value: value.to(device, **kwargs))
+
+    def outside_inference_mode(self) -> EditBatch:
+        """The same batch in tensors that autograd may save."""
+        return self._map(
+            lambda value: value.outside_inference_mode() if isinstance(value, TokenBatch) else _autograd_safe(value)
+        )
+
+    def _map(self, function: Any) -> EditBatch:
+        def visit(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: function(item) for key, item in value.items()}
+            return value if value is None or isinstance(value, int) else function(value)
+
+        return EditBatch(**{f.name: visit(getattr(self, f.name)) for f in fields(self)})
+
+    def token_counts(self) -> tuple[int, int]:
+        """Real tokens and padded tokens of the three training parts, to measure padding waste."""
+        parts = (self.edit, self.rephrase, self.locality)
+        return sum(int(p.attention_mask.sum()) for p in parts), sum(p.input_ids.numel() for p in parts)

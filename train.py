@@ -1,0 +1,112 @@
+"""hyperedit's command line: `python train.py fit|validate|test|export --config configs/mend.yaml …`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
+from rich.logging import RichHandler
+
+from callbacks.export import export_artifact
+from callbacks.provenance import run_facts
+from callbacks.results import stage_metrics
+from callbacks.run_folder import last_checkpoint, move_paths, new_run_folder
+from datamodules import EditDataModule
+from editors.base import Editor
+from editors.errors import EditorError
+
+
+class EditTrainer(Trainer):
+    """Lightning's Trainer with one more verb."""
+
+    def export(
+        self,
+        model: Editor,
+        output: str,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> Path:
+        """Write a trained editor as an artifact.
+
+        Args:
+            model: the editor.
+            output: folder to write; must not exist, or be empty.
+            datamodule: validates the editor, so that its card has metrics.
+            ckpt_path: checkpoint to export; "last" takes the newest of this configuration's runs.
+        """
+        self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        results = {"metrics": stage_metrics(self, "val"), **run_facts(self, model)}
+        return export_artifact(model, Path(output), results)
+
+
+class EditorCLI(LightningCLI):
+    """LightningCLI in which every run gets a folder of its own."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs that make sense here, and `export`."""
+        verbs = {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
+        return {**verbs, "export": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The data module reads texts with the tokenizer of the model that is edited."""
+        parser.link_arguments("model.init_args.base_model", "data.init_args.base_model")
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
+        config = self.config[self.subcommand]
+        root = config.trainer.default_root_dir or "runs"
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = str(last_checkpoint(root))
+        folder = str(new_run_folder(root))
+        config.trainer.default_root_dir = folder
+        for name in ("logger", "callbacks"):
+            _move(config.trainer, name, str(root), folder)
+
+
+def _move(config: Any, name: str, old: str, new: str) -> None:
+    """Let everything that points into the runs' root point into this run's folder."""
+    value = config.get(name)
+    for item in value if isinstance(value, list) else [value]:
+        arguments = getattr(item, "init_args", None)
+        for key, path in vars(arguments).items() if arguments else ():
+            arguments[key] = move_paths(path, old, new)
+
+
+def main(arguments: list[str] | None = None) -> EditorCLI:
+    """Run the command line with `arguments` (default: the process's).
+
+    Returns:
+        The finished command line: its `trainer`, `model` and `datamodule`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    return EditorCLI(
+        Editor,
+        EditDataModule,
+        trainer_class=EditTrainer,
+        save_config_callback=SaveConfigCallback,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        parser_kwargs={"parser_mode": "omegaconf"},
+        args=arguments,
+    )
+
+
+def command_line() -> int:
+    """Entry point: like `main`, but an error that the user can mend is one line, not a traceback."""
+    try:
+        main()
+    except EditorError as error:
+        Console(stderr=True).print("[bold red]error:[/]", str(error), markup=True, highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line())
