@@ -97,7 +97,8 @@ def _draw_losses(axes: Axes, losses: dict[str, list[tuple[int, float]]], smoothi
     labels = {"edit": "edit: NLL of the target (paraphrase)", "locality": "locality: KL(base ‖ edited)"}
     for name, points in losses.items():
         values = [value for _, value in points]
-        smooth = [sum(values[max(0, i - smoothing) : i + 1]) / len(values[max(0, i - smoothing) : i + 1]) for i in range(len(values))]
+        windows = [values[max(0, i - smoothing) : i + 1] for i in range(len(values))]
+        smooth = [sum(window) / len(window) for window in windows]
         axes.plot([step for step, _ in points], smooth, label=labels[name])
     axes.set(xlabel="step", ylabel="nats per token", yscale="log", title="Training losses")
     axes.legend(frameon=False)

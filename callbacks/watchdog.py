@@ -21,7 +21,7 @@ class TrainingFault(EditorError):
 _REMEDIES = {
     "the loss is NaN or infinite": (
         "the learning rate or the edit rates are too high, or half precision overflows",
-        "lower model.learning_rate, add model.warmup_steps, set trainer.gradient_clip_val, or use bf16/32-bit precision",
+        "lower model.learning_rate, add model.warmup_steps, set trainer.gradient_clip_val, or use bf16 or 32-bit",
     ),
     "a gradient of the hypernetwork is NaN or infinite": (
         "an activation overflows in the edited layers, or a normaliser divides by a vanishing variance",
@@ -81,13 +81,11 @@ class Watchdog(Callback):
         self._count("the edited logits equal the base model's", _is_zero(losses.shift))
         self._count("the locality KL is exactly zero", batch.locality.num_texts > 0 and _is_zero(losses.locality))
 
-    def _count(self, fault: str, present: bool) -> None:  # noqa: FBT001
+    def _count(self, fault: str, present: bool) -> None:
         self._seen[fault] = self._seen.get(fault, 0) + 1 if present else 0
         if self._seen[fault] >= self.patience:
             cause, remedy = _REMEDIES[fault]
-            raise TrainingFault(
-                f"{fault}, {self.patience} times in a row. Likely cause: {cause}. Remedy: {remedy}."
-            )
+            raise TrainingFault(f"{fault}, {self.patience} times in a row. Likely cause: {cause}. Remedy: {remedy}.")
 
 
 def _is_zero(value: Tensor) -> bool:

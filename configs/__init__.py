@@ -1,0 +1,1 @@
+"""The YAML files of the command line, as package data."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
@@ -51,6 +52,8 @@ class EditDataModule(LightningDataModule):
         episodes_per_batch: independent edits computed together in a training step, on each process.
         edits_per_episode: facts that are edited at once in one training episode.
         locality_per_edit: locality texts for each training edit.
+        other_targets: share of training edits that get another answer of the training data as their target, so that
+            the editor learns to place any answer; 0 keeps every record's own.
         eval_batch_size: edits scored together in validation and test.
         limit_val: use only this many validation records, spread evenly; `None` for all.
         max_length: longest text in tokens.
@@ -73,6 +76,7 @@ class EditDataModule(LightningDataModule):
         episodes_per_batch: int = 16,
         edits_per_episode: int = 1,
         locality_per_edit: int = 1,
+        other_targets: float = 0.0,
         eval_batch_size: int = 32,
         limit_val: int | None = None,
         max_length: int = 512,
@@ -86,12 +90,15 @@ class EditDataModule(LightningDataModule):
         for name, value in (("episodes_per_batch", episodes_per_batch), ("edits_per_episode", edits_per_episode)):
             if value < 1:
                 raise DataError(f"{name} must be at least 1, got {value}")
+        if not 0 <= other_targets <= 1:
+            raise DataError(f"other_targets is a share between 0 and 1, got {other_targets}")
         self.base_model = base_model
         self.path = Path(path)
         self.locality_pool = locality_pool or []
         self.episodes_per_batch = episodes_per_batch
         self.edits_per_episode = edits_per_episode
         self.locality_per_edit = locality_per_edit
+        self.other_targets = other_targets
         self.eval_batch_size = eval_batch_size
         self.limit_val = limit_val
         self.max_length = max_length
@@ -104,6 +111,8 @@ class EditDataModule(LightningDataModule):
         self.records: dict[str, list[EditRecord]] = {}
         self._pool: list[Probe] = []
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._train_loader: EpisodeLoader | None = None
+        self._train_position: dict[str, int] = {}
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 - all splits are needed to look for leaks
         """Read all splits, once, and check that they do not leak into each other.
@@ -148,9 +157,32 @@ class EditDataModule(LightningDataModule):
         if not self.records["train"]:
             raise DataError("there is no training record; name a source in data.train")
         records = self.records["train"]
-        dataset = TrainingEpisodes(records, self._collator(), self._pool, self.locality_per_edit, self.seed)
+        dataset = TrainingEpisodes(
+            records, self._collator(), self._pool, self.locality_per_edit, self.other_targets, self.seed
+        )
         sampler = self._sampler(records, self.episodes_per_batch, self.edits_per_episode, shuffle=True)
-        return EpisodeLoader(dataset, sampler, self.num_workers)
+        self._train_loader = EpisodeLoader(dataset, sampler, self.num_workers)
+        if self._train_position:
+            self._train_loader.load_state_dict(self._train_position)
+            self._train_position = {}
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the training epoch, for checkpoints.
+
+        Lightning (2.6) stores it for the loader too, but gives it back only to a loader that is made after the loops
+        are restored; `Editor.configure_optimizers` needs the loader's length before that.
+        """
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let training continue at a position; when not training there is none to continue."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self._train_loader is None:
+            self._train_position = state_dict
+        else:
+            self._train_loader.load_state_dict(state_dict)
 
     def val_dataloader(self) -> EpisodeLoader | list[EpisodeLoader]:
         """Validation episodes, one edit each."""
@@ -183,9 +215,7 @@ class EditDataModule(LightningDataModule):
         # Characters are close enough to tokens for grouping by length.
         lengths = [len(record.prompt) + len(record.target_new) for record in records]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EpisodeSampler(
-            lengths, episodes, edits, shuffle=shuffle, seed=self.seed, rank=rank, num_replicas=world
-        )
+        return EpisodeSampler(lengths, episodes, edits, shuffle=shuffle, seed=self.seed, rank=rank, num_replicas=world)
 
 
 def _content(record: EditRecord) -> tuple[object, ...]:

@@ -50,6 +50,8 @@ class TrainingEpisodes(Dataset[EditBatch]):
         collate: encodes the texts.
         locality_pool: more locality questions; where a record has its own, either is taken with equal chance.
         locality_per_edit: locality texts for each edit.
+        other_targets: share of edits that get another target than their record's: an answer of any other record or
+            locality question. An editor must place any answer, and data sets have few.
         seed: seed of the choices.
     """
 
@@ -59,12 +61,15 @@ class TrainingEpisodes(Dataset[EditBatch]):
         collate: EpisodeCollator,
         locality_pool: Sequence[Probe],
         locality_per_edit: int,
+        other_targets: float,
         seed: int,
     ) -> None:
         self._records = records
         self._collate = collate
         self._pool = locality_pool
         self._locality_per_edit = locality_per_edit
+        self._other_targets = other_targets
+        self._targets = _all_answers(records, locality_pool)
         self._seed = seed
 
     def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
@@ -77,14 +82,15 @@ class TrainingEpisodes(Dataset[EditBatch]):
             for index in indices:
                 record = self._records[index]
                 choose = random.Random(f"{self._seed}/{epoch}/{index}")
-                edit[number].append((record.prompt, record.target_new))
-                rephrase[number].append((choose.choice(record.rephrases or (record.prompt,)), record.target_new))
+                target = choose.choice(self._targets) if choose.random() < self._other_targets else record.target_new
+                edit[number].append((record.prompt, target))
+                rephrase[number].append((choose.choice(record.rephrases or (record.prompt,)), target))
                 locality[number] += [self._locality(record, choose) for _ in range(self._locality_per_edit)]
         parts = [self._collate(part) for part in (edit, rephrase, [[p for p in part if p] for part in locality])]
         return EditBatch(len(episodes), *parts)
 
     def _locality(self, record: EditRecord, choose: random.Random) -> tuple[str, str] | None:
-        own = record.locality and (not self._pool or choose.random() < 0.5)  # noqa: PLR2004
+        own = record.locality and (not self._pool or choose.random() < 0.5)
         source = record.locality if own else self._pool
         if not source:
             return None
@@ -125,6 +131,13 @@ class EvaluationEpisodes(Dataset[EditBatch]):
             ground_truth=self._collate(truths) if any(truths) else None,
             slices={k: torch.tensor([flags[i] for i in indices]) for k, flags in self._slices.items()},
         )
+
+
+def _all_answers(records: Sequence[EditRecord], pool: Sequence[Probe]) -> list[str]:
+    """Every distinct answer in the training data, in a fixed order."""
+    answers = [answer for record in records for answer in (record.target_new, record.ground_truth) if answer]
+    probes = [probe for record in records for probe in record.locality] + list(pool)
+    return list(dict.fromkeys(answers + [probe.answer for probe in probes]))
 
 
 def _pairs(probes: Sequence[Probe], kind: str | None = None) -> _Pairs:

@@ -74,7 +74,7 @@ def read_probes(row: Row, name: str, left_out: Counter[str]) -> dict[str, tuple[
 
 
 def read_locality(row: Row, subject: str, truths: Sequence[str], left_out: Counter[str]) -> tuple[Probe, ...]:
-    """Read the `locality` block, all kinds together.
+    """Read the `locality` block; each probe carries its kind.
 
     Relation_Specificity asks for *other* relations of the subject. In 15 % of KnowEdit's zsRE rows its answer is the
     truth that is being edited, mostly because it asks for the edited relation ("Who was the father of X?" is edited,
@@ -112,7 +112,7 @@ def _probes(block: Row, kind: str, left_out: Counter[str]) -> tuple[Probe, ...]:
     for item in block.parts(kind):
         answers = _answers(item.value("ground_truth"), f"{item.prefix}ground_truth")
         if answers:
-            probes.append(Probe(item.text("prompt"), answers[0]))
+            probes.append(Probe(item.text("prompt"), answers[0], kind))
         else:
             left_out[_NO_ANSWER] += 1
     return tuple(probes)

@@ -111,8 +111,8 @@ def handle_leaks(splits: Mapping[str, Sequence[EditRecord]], policy: LeakPolicy)
             "made without leaks, or set on_leak: warn to go on with results that overstate what the editor can do."
         )
     if policy == "drop":
-        for split in kept:
-            kept[split] = _without_leaks(kept[split], [leak for leak in leaks if leak.splits[0] == split])
+        for split, records in kept.items():
+            kept[split] = _without_leaks(records, [leak for leak in leaks if leak.splits[0] == split])
         dropped = {name: len(splits[name]) - len(kept[name]) for name in kept}
         _LOG.warning("%s\nDropped (on_leak: drop): %s", message, dropped)
     else:

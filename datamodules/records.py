@@ -20,6 +20,11 @@ _Parsed = TypeVar("_Parsed")
 class Probe:
     """A question with its answer, used to test locality (the answer must stay) or portability (it must follow).
 
+    Args:
+        prompt: the question.
+        answer: its answer.
+        kind: a name for probes that are scored apart ("Relation_Specificity"); empty for the data set's own.
+
     Raises:
         DataError: `prompt` or `answer` is not a string, or is blank.
     """

@@ -59,7 +59,9 @@ class EpisodeSampler(DistributedSampler[Any]):
         return iter([(self.epoch, batch) for batch in self._batches()[start:]])
 
     def _batches(self) -> list[list[list[int]]]:
-        order = self._training_order() if self.shuffle else sorted(range(len(self._lengths)), key=self._lengths.__getitem__)
+        order = (
+            self._training_order() if self.shuffle else sorted(range(len(self._lengths)), key=self._lengths.__getitem__)
+        )
         episodes = [order[i : i + self._edits] for i in range(0, len(order), self._edits)]
         batches = [episodes[i : i + self._episodes] for i in range(0, len(episodes), self._episodes)]
         if self.shuffle:
@@ -120,4 +122,5 @@ class EpisodeLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue after the batches that were handed out before; a finished epoch starts anew."""
-        self.sampler.skip_batches = state["yielded"] % len(self.sampler)
+        self._yielded = state["yielded"] % len(self.sampler)
+        self.sampler.skip_batches = self._yielded

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.counterfact import read_counterfact, read_split
+from datamodules.facts import world_facts
 from datamodules.knowedit import read_knowedit
 from datamodules.mquake import read_mquake_qa
 from datamodules.records import EditRecord
-from datamodules.facts import world_facts
 from datamodules.zsre import read_zsre
 
 
@@ -20,13 +20,15 @@ class ZsRE:
 
     Args:
         file: file name, relative to the data module's `path`.
+        repeat: how often each record comes in an epoch, to give a small file weight beside a larger one.
     """
 
     file: str
+    repeat: int = 1
 
     def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
         """The file's records."""
-        return read_zsre(folder / self.file, skip_invalid=skip_invalid)
+        return read_zsre(folder / self.file, skip_invalid=skip_invalid) * self.repeat
 
 
 @dataclass

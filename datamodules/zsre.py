@@ -57,7 +57,7 @@ def _portability(row: Row, left_out: Counter[str]) -> dict[str, tuple[Probe, ...
     block = row.optional_part("portability")
     kinds: dict[str, tuple[Probe, ...]]
     if "New Question" in block.values:
-        kinds = {"Reasoning": (Probe(block.text("New Question"), block.text("New Answer")),)}
+        kinds = {"Reasoning": (Probe(block.text("New Question"), block.text("New Answer"), "Reasoning"),)}
     else:
         kinds = read_probes(row, "portability", left_out)
     for kind, probes in read_probes(row, "knowedit_portability", left_out).items():

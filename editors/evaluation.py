@@ -99,9 +99,7 @@ def _forced_scores(
     return values
 
 
-def _losses(
-    editor: Editor, batch: EditBatch, base: dict[str, Tensor], edited: dict[str, Tensor]
-) -> dict[str, _Values]:
+def _losses(editor: Editor, batch: EditBatch, base: dict[str, Tensor], edited: dict[str, Tensor]) -> dict[str, _Values]:
     """The training losses on held-out edits, for each episode."""
     values: dict[str, _Values] = {}
     count = batch.num_episodes
@@ -111,7 +109,7 @@ def _losses(
     if "locality" in edited:
         divergence = locality_kl(base["locality"], edited["locality"])
         values["loss/locality_kl"] = episode_means(divergence, batch.locality.answer_episode(), count)
-    if len(values) == 2:  # noqa: PLR2004
+    if len(values) == 2:
         (edit, has_edit), (locality, has_locality) = values.values()
         values["loss/total"] = (editor.c_edit * edit + editor.c_loc * locality, has_edit & has_locality)
     return values

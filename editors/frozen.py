@@ -1,4 +1,4 @@
-"""`FrozenLM`: a base model that is never written to. It captures factors, runs with an edit, and shares the frozen prefix.
+"""`FrozenLM`: a base model that is never written to. It captures factors, runs with an edit, shares the frozen prefix.
 
 Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hidden width.
 """
@@ -58,7 +58,7 @@ class FrozenLM(nn.Module):
         blocks_name, self._blocks = find_blocks(model)
         self.prefix_depth = min(block_index(site, blocks_name) for site in self.sites)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._block_returns_tuple = False
+        self._block_returns_tuple: bool | None = None
 
     def train(self, mode: bool = True) -> FrozenLM:  # noqa: ARG002
         """Stay in eval mode whatever the Trainer asks for: dropout in the base model would blur every factor."""
@@ -149,6 +149,9 @@ class FrozenLM(nn.Module):
             edit: run with this edit; texts are matched to episodes by `tokens.episode`.
             hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit.
         """
+        if hidden is not None and self._block_returns_tuple is None:
+            # `hidden` was kept from elsewhere: only a forward pass tells what the blocks return.
+            self.prefix([tokens])
         applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode)
         skipped = () if hidden is None else self._blocks[: self.prefix_depth]
         with applied, self._skipping(skipped, hidden), self._head_at(tokens.positions):
@@ -233,7 +236,9 @@ class FrozenLM(nn.Module):
             output = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=int(counts.max()) + extra_tokens
             )
-        return [row[: count + extra_tokens] for row, count in zip(output[:, width:].tolist(), counts.tolist(), strict=True)]
+        return [
+            row[: count + extra_tokens] for row, count in zip(output[:, width:].tolist(), counts.tolist(), strict=True)
+        ]
 
     @contextmanager
     def _greedy(self, pad: int) -> Iterator[None]:

@@ -67,6 +67,4 @@ def _from_all_processes(count: Tensor, mean: Tensor, deviation: Tensor) -> list[
     parts = [torch.empty_like(packed) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, packed)
     width = mean.numel()
-    return [
-        (part[:1], part[1 : 1 + width].to(mean.dtype), part[1 + width :].to(mean.dtype)) for part in parts
-    ]
+    return [(part[:1], part[1 : 1 + width].to(mean.dtype), part[1 + width :].to(mean.dtype)) for part in parts]

@@ -68,7 +68,8 @@ def _mark_answer(
     prompt, answer = pair
     if max_length is not None and len(ids) > max_length:
         raise EditorError(
-            f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, but the base model reads at most {max_length}"
+            f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, "
+            f"but the base model reads at most {max_length}"
         )
     # Special tokens have the span (0, 0): they are never part of the answer. A token that is only the space before the
     # answer may have an empty span behind that space, and is part of it.

@@ -7,6 +7,7 @@ logits by less than the tolerance of a test.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers import (
@@ -39,8 +40,8 @@ _HEADS = 4
 _MLP = 48
 _SLIDING_WINDOW = 4
 
-_SPECIAL = {"pad_token_id": PAD_ID, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
-_LLAMA_LIKE = {
+_SPECIAL: dict[str, Any] = {"pad_token_id": PAD_ID, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
+_LLAMA_LIKE: dict[str, Any] = {
     **_SPECIAL,
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
@@ -50,13 +51,13 @@ _LLAMA_LIKE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
-_GEMMA_LIKE = {
+_GEMMA_LIKE: dict[str, Any] = {
     **_LLAMA_LIKE,
     "head_dim": 8,
     "sliding_window": _SLIDING_WINDOW,
     "layer_types": ["sliding_attention", "full_attention"] * (BLOCKS // 2),
 }
-_GPT_LIKE = {
+_GPT_LIKE: dict[str, Any] = {
     **_SPECIAL,
     "vocab_size": VOCABULARY,
     "n_embd": HIDDEN,
@@ -65,7 +66,7 @@ _GPT_LIKE = {
     "n_head": _HEADS,
     "n_positions": 64,
 }
-_FALCON_LIKE = {
+_FALCON_LIKE: dict[str, Any] = {
     **_SPECIAL,
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,

@@ -103,7 +103,9 @@ def load_editor(folder: str | Path) -> LoadedEditor:
         network = network_class(widths, config_class(**config.editor_config))
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again.") from error
+        raise ArtifactError(
+            f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again."
+        ) from error
     except (RuntimeError, TypeError) as error:
         raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {error}") from error
     return LoadedEditor(config, network)
@@ -218,7 +220,9 @@ class LoadedEditor:
         for site, widths in self.config.site_widths.items():
             found = list(linear_widths(modules[site])) if site in modules and is_linear(modules[site]) else None
             if found != widths:
-                raise ArtifactError(f"{trained_for}: layer {site!r} must have widths {widths}, the model given has {found}")
+                raise ArtifactError(
+                    f"{trained_for}: layer {site!r} must have widths {widths}, the model given has {found}"
+                )
         if weights_hash(model, torch.bfloat16) != self.config.base_weights:
             raise ArtifactError(
                 f"{trained_for}, and the model given has the same shape but other weights. Load exactly that model "

@@ -29,11 +29,13 @@ def model_card(config: Mapping[str, Any]) -> str:
     """
     base, results = config["base_model"], config["results"]
     parts = [
-        f"---\nlibrary_name: hyperedit\nbase_model: {base['name']}\nlicense: mit\ntags: [knowledge-editing, {config['editor']}]\n---",
+        f"---\nlibrary_name: hyperedit\nbase_model: {base['name']}\nlicense: mit\n"
+        f"tags: [knowledge-editing, {config['editor']}]\n---",
         f"# {config['editor'].upper()} knowledge editor for {base['name']}",
         "Changes one fact in the frozen base model at once, without retraining. Made with hyperedit.",
         f"- Base model: `{base['name']}` ({config['architecture']}), revision `{base['revision']}`, "
-        f"weights `{config['base_weights'][:16]}`\n- Edited layers: {', '.join(f'`{s}`' for s in config['site_widths'])}",
+        f"weights `{config['base_weights'][:16]}`\n"
+        f"- Edited layers: {', '.join(f'`{s}`' for s in config['site_widths'])}",
         "## Results\n\n" + _results(results),
         "## Use\n\n" + _USAGE,
         "## Licence\n\nThe editor: MIT. The base model and the data keep their own licences.",
@@ -48,7 +50,7 @@ def _results(results: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     facts = "\n".join(f"- {key}: `{value}`" for key, value in results.items() if key != "metrics")
     return (
-        "Each name says promise, protocol and measure. `teacher_forced` scores the argmax at each answer position given "
-        "the true answer so far; `generated` scores the greedy continuation of the prompt; `agreement` compares with "
-        f"the unedited model.\n\n| metric | value |\n|---|---:|\n{rows}\n\n{facts}"
+        "Each name says promise, protocol and measure. `teacher_forced` scores the argmax at each answer position "
+        "given the true answer so far; `generated` scores the greedy continuation of the prompt; `agreement` compares "
+        f"with the unedited model.\n\n| metric | value |\n|---|---:|\n{rows}\n\n{facts}"
     )

@@ -39,14 +39,12 @@ class MEND(Editor):
         c_edit: float = 0.1,
         c_loc: float = 1.0,
         learning_rate: float = 3e-4,
-        edit_rate_learning_rate: float = 1e-4,
+        edit_rate_learning_rate: float = 1e-5,
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
     ) -> None:
-        super().__init__(
-            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation
-        )
+        super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
         self.mend = MENDConfig(**mend) if isinstance(mend, dict) else mend
         self.edit_rate_learning_rate = edit_rate_learning_rate
         self.save_hyperparameters({"base_model": self.base_model_dict(), "mend": asdict(self.mend)})

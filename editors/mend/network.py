@@ -48,7 +48,9 @@ class MENDConfig:
 class LowRankBlock(nn.Module):
     """`h + max(0, scale_s * (U V h + bias) + shift_s)` with one scale and shift for each of S sites.
 
-    `U` starts at zero, so the block starts as the identity. The clamp is also on the last block, as in the reference
+    `U` starts at zero, so the block starts as the identity. `V` starts with rows of unit length, not with unit entries
+    as in the reference code: the first steps then change the output by an amount that does not grow with the width,
+    and learning rates of some 1e-4 are stable (with unit entries 3e-4 diverged on SmolLM2). The clamp is also on the last block, as in the reference
     code, whose archives are evaluated this way.
     """
 
@@ -56,7 +58,7 @@ class LowRankBlock(nn.Module):
         super().__init__()
         rank = min(rank, width)
         self.u = nn.Parameter(torch.zeros(width, rank))
-        self.v = nn.Parameter(torch.randn(rank, width))
+        self.v = nn.Parameter(torch.randn(rank, width) / width**0.5)
         self.bias = nn.Parameter(torch.zeros(width))
         self.scale = nn.Parameter(torch.ones(num_sites, width))
         self.shift = nn.Parameter(torch.zeros(num_sites, width))
@@ -97,7 +99,7 @@ class FactorTransform(nn.Module):
         self.delta_net = _Transform(d_out, config, num_sites) if mode in ("separate", "delta_only") else None
 
     def forward(self, u: Tensor, delta: Tensor, site: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform rows `u` `[N, d_in]` and `delta` `[N, d_out]` of sites `site` `[N]`. Updates statistics in training."""
+        """Transform rows `u` `[N, d_in]` and `delta` `[N, d_out]` of sites `site` `[N]`; training moves statistics."""
         if self.normalise_u is not None and self.normalise_delta is not None:
             u, delta = self.normalise_u(u), self.normalise_delta(delta)
         if self.joint is not None:

@@ -37,8 +37,8 @@ def test_the_first_alias_is_the_answer_and_the_truth_may_be_absent(tmp_path: Pat
             prompt="The place of death of Leo Arons is",
             target_new="Berlin",
             subject="Leo Arons",
-            locality=(Probe("The father of Leo Arons is", "Albert"),),
-            portability={"Reasoning": (Probe("The continent Leo Arons died in is", "Europe"),)},
+            locality=(Probe("The father of Leo Arons is", "Albert", "Relation_Specificity"),),
+            portability={"Reasoning": (Probe("The continent Leo Arons died in is", "Europe", "Reasoning"),)},
             source="knowedit.json row 0",
         )
     ]
@@ -74,7 +74,7 @@ def test_probes_that_cannot_be_scored_are_left_out_and_counted(
     }
     with caplog.at_level(logging.INFO):
         (record,) = read_knowedit(_write(tmp_path, row))
-    assert record.locality == (Probe(older["prompt"], "Vienna"),)
+    assert record.locality == (Probe(older["prompt"], "Vienna", "Forgetfulness"),)
     assert record.portability == {}
     assert "left out 2 probe(s) without an answer" in caplog.text
     assert "left out 1 probe(s) that ask for the edited fact itself" in caplog.text

@@ -52,8 +52,8 @@ def test_portability_questions_of_both_sources_are_merged(tmp_path: Path) -> Non
     knowedit = {"Reasoning": [repeated], "Subject_Aliasing": [alias], "Logical_Generalization": []}
     file = _write(tmp_path, {**_ROW, "portability": question, "knowedit_portability": knowedit})
     assert read_zsre(file)[0].portability == {
-        "Reasoning": (Probe("Who was his grandfather?", "Philip"),),
-        "Subject_Aliasing": (Probe("Who was the father of T.?", "Alexander"),),
+        "Reasoning": (Probe("Who was his grandfather?", "Philip", "Reasoning"),),
+        "Subject_Aliasing": (Probe("Who was the father of T.?", "Alexander", "Subject_Aliasing"),),
     }
 
 

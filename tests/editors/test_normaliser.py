@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -175,7 +174,7 @@ def run_process(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     normaliser = RunningNormaliser(WIDTH)
     outputs = [normaliser(rows[rank]) for rows in split_by_step_and_process(random_rows(sum(map(sum, STEPS))))]
-    torch.save((normaliser.state_dict(), outputs), os.path.join(folder, f"{rank}.pt"))
+    torch.save((normaliser.state_dict(), outputs), Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
 
 

@@ -75,8 +75,10 @@ def test_a_model_without_blocks_is_refused() -> None:
     class Blockless(PreTrainedModel):
         config_class = PreTrainedConfig
 
+    config = PreTrainedConfig()
+    config.num_hidden_layers = 7
     with pytest.raises(BaseModelError, match="Blockless has no list of 7 transformer blocks"):
-        find_blocks(Blockless(PreTrainedConfig(num_hidden_layers=7)))
+        find_blocks(Blockless(config))
 
 
 # --- patterns --------------------------------------------------------------------------------------------------------

@@ -108,9 +108,10 @@ def answer_ids(text: EncodedText) -> list[int]:
 
 def test_the_marked_tokens_spell_the_answer(tokenizer: PreTrainedTokenizerFast) -> None:
     for (prompt, answer), text in zip(PAIRS, encode_answers(tokenizer, PAIRS), strict=True):
-        assert tokenizer.decode(answer_ids(text)).strip() == answer
-        assert tokenizer.decode(text.ids[: text.answer_start], skip_special_tokens=True) == prompt
-        assert tokenizer.decode(text.ids[text.answer_end :], skip_special_tokens=True) == ""
+        ids = list(text.ids)
+        parts = ids[: text.answer_start], answer_ids(text), ids[text.answer_end :]
+        before, marked, after = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
+        assert (before, marked.strip(), after) == (prompt, answer, "")
 
 
 def test_the_ids_are_those_of_the_joint_text(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -168,7 +169,7 @@ def test_offsets_are_those_of_the_text_before_normalisation() -> None:
     raw.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer = fast(raw)
     (text,) = encode_answers(tokenizer, [("ﬁnd the ﬄoor of ㈱ ½:", "Paris ½")])
-    assert tokenizer.decode(answer_ids(text)) == " paris 1⁄2"
+    assert tokenizer.decode(answer_ids(text)) == " paris 1\N{FRACTION SLASH}2"
 
 
 def test_padding_and_truncation_of_the_tokenizer_are_ignored(byte_level: PreTrainedTokenizerFast) -> None:
@@ -211,7 +212,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
 @pytest.mark.parametrize("answer", ["", " ", "\n\t"])
 def test_an_empty_answer_is_refused(tokenizer: PreTrainedTokenizerFast, answer: str) -> None:
-    with pytest.raises(EditorError, match="answer .* yields no token"):
+    with pytest.raises(EditorError, match=r"answer .* yields no token"):
         encode_answers(tokenizer, [("The capital of France is", answer)])
 
 

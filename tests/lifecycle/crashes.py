@@ -1,0 +1,41 @@
+"""Callbacks that end a run in the middle, for tests of resuming."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class Crash(RuntimeError):
+    """The simulated fault."""
+
+
+class CrashAtBatch(Callback):
+    """Raises `Crash` before batch number `batch` (counted over all epochs) is computed.
+
+    Args:
+        batch: the first batch that is not trained on.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Crash when the batch has come."""
+        if trainer.fit_loop.total_batch_idx == self.batch:
+            self.crash()
+
+    def crash(self) -> None:
+        """End the run."""
+        raise Crash(f"batch {self.batch}")
+
+
+class KillAtBatch(CrashAtBatch):
+    """Like `CrashAtBatch`, but as the out-of-memory killer does it: no handler and no clean-up runs."""
+
+    def crash(self) -> None:
+        """Kill this process."""
+        os.kill(os.getpid(), signal.SIGKILL)

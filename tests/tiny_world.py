@@ -1,0 +1,219 @@
+"""A tiny world on disk: a random Llama with a real tokenizer, zsRE-format files, and a command line that trains on them.
+
+Subjects, prompts and locality questions of the splits are disjoint, so that nothing is refused as a leak.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+HIDDEN, BLOCKS, VOCABULARY = 32, 4, 300
+COUNTS = {"train": 24, "val": 8, "test": 8}
+RUN_FOLDER_VARIABLE = "HYPEREDIT_RUN_FOLDER"
+
+_SYLLABLES = ("bel", "dor", "fen", "gal", "hum", "jor", "kes", "lum", "mar", "nor")
+_TEMPLATES = (
+    ("What is the capital of {}?", "Which city is the seat of {}?"),
+    ("Who founded {}?", "By whom was {} founded?"),
+    ("Which language do people in {} speak every day?", "What is spoken in {}?"),
+)
+_ANSWERS = ("Osten", "Lume", "Anna Weld", "Tomas Reed", "Velda", "Halden", "Marrow", "Kestria")
+
+
+def name(number: int) -> str:
+    """The invented name with this number; all names differ."""
+    return (_SYLLABLES[number // 10 % 10] + _SYLLABLES[number % 10] + "ia" * (number // 100)).capitalize()
+
+
+def row(number: int) -> dict[str, Any]:
+    """Row `number` of a zsRE file; about a third of all answers have two words."""
+    prompt, rephrase = _TEMPLATES[number % len(_TEMPLATES)]
+    subject = name(number)
+    return {
+        "subject": subject,
+        "src": prompt.format(subject),
+        "rephrase": rephrase.format(subject),
+        "alt": _ANSWERS[number % len(_ANSWERS)],
+        "answers": [_ANSWERS[(number + 3) % len(_ANSWERS)]],
+        "loc": f"nq question: who lives in {name(number + 50)} by the sea",
+        "loc_ans": _ANSWERS[(number + 5) % len(_ANSWERS)],
+    }
+
+
+def write_model(folder: Path, seed: int = 0, hidden: int = HIDDEN, **config: Any) -> Path:
+    """Write a random Llama whose weights are large enough for edits to show. Returns `folder`."""
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": hidden,
+        "intermediate_size": 48,
+        "num_hidden_layers": BLOCKS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(LlamaConfig(**{**settings, **config}))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Train a byte-level BPE tokenizer on the world's texts; it puts a beginning-of-text token in front."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>"]
+    texts = [text for number in range(60) for text in row(number).values() if isinstance(text, str)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """Where the pieces are.
+
+    Args:
+        model: folder of the base model and its tokenizer.
+        data: folder with `train.json`, `val.json` and `test.json`.
+    """
+
+    model: Path
+    data: Path
+
+    def config(self, root: Path, editor: str = "mend") -> dict[str, Any]:
+        """A configuration for `editor` that trains 12 steps on the tiny world within a second or two.
+
+        Args:
+            root: where runs put their folders.
+            editor: registered name.
+        """
+        return {
+            "seed_everything": 0,
+            "trainer": {
+                "default_root_dir": str(root),
+                "accelerator": "cpu",
+                "max_steps": 12,
+                "max_epochs": 100,
+                "val_check_interval": 6,
+                "check_val_every_n_epoch": None,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 1,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "logger": [_item("lightning.pytorch.loggers.CSVLogger", save_dir=str(root), name="", version="")],
+                "callbacks": [_CHECKPOINTS, *(_item(f"callbacks.{name}") for name in _CALLBACKS)],
+            },
+            "model": MODELS[editor](self.model),
+            "data": _item(
+                "datamodules.EditDataModule",
+                path=str(self.data),
+                episodes_per_batch=4,
+                eval_batch_size=4,
+                **{split: [_item("datamodules.ZsRE", file=f"{split}.json")] for split in COUNTS},
+            ),
+        }
+
+    def write_config(self, root: Path, editor: str = "mend") -> Path:
+        """Write `config(root, editor)` to a YAML file beside `root`."""
+        path = root.parent / f"{root.name}-{editor}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(self.config(root, editor), sort_keys=False))
+        return path
+
+    def arguments(self, verb: str, root: Path, *more: str, editor: str = "mend") -> list[str]:
+        """Arguments for `train.main`."""
+        return [verb, f"--config={self.write_config(root, editor)}", *more]
+
+
+_CALLBACKS = ("Watchdog", "ResultsFile", "ExampleTable", "ResultPlot", "ExportArtifact")
+
+
+def _item(class_path: str, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": init_args}
+
+
+_CHECKPOINTS = _item(
+    "lightning.pytorch.callbacks.ModelCheckpoint",
+    monitor="val/loss/total",
+    save_last=True,
+    enable_version_counter=False,
+    filename="best",
+)
+
+
+def _mend(model: Path) -> dict[str, Any]:
+    return _item(
+        "editors.mend.module.MEND",
+        base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
+        mend={"rank": 8, "edit_rate": 0.05},
+        learning_rate=1e-3,
+        edit_rate_learning_rate=1e-3,
+        lr_schedule="linear",
+        warmup_steps=2,
+    )
+
+
+# The `model` section for each registered editor.
+MODELS = {"mend": _mend}
+
+
+def write_splits(folder: Path, counts: dict[str, int] | None = None) -> Path:
+    """Write one zsRE file for each split, of disjoint rows. Returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = 0
+    for split, count in (counts or COUNTS).items():
+        rows = [row(number) for number in range(first, first + count)]
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+        first += count
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """The tiny world; tests must not write into it."""
+    folder = tmp_path_factory.mktemp("tiny_world")
+    world = TinyWorld(write_model(folder / "model"), write_splits(folder / "data"))
+    write_tokenizer(world.model)
+    return world
+
+
+@pytest.fixture
+def own_run_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let every run of a test have a folder of its own, and no test see another's: call `forget_run` between runs."""
+    # Set first, so that the variable's absence is restored whatever a run does to it.
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
+    monkeypatch.delenv(RUN_FOLDER_VARIABLE)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    yield
+
+
+def texts_of(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The edit prompts of zsRE rows."""
+    return [record["src"] for record in records]
