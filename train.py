@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from callbacks.export import export_artifact
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
-from callbacks.run_folder import last_checkpoint, move_paths, new_run_folder
+from callbacks.run_folder import last_checkpoint, move_paths, new_run_folder, runs_root
 from datamodules import EditDataModule
 from editors.base import Editor
 from editors.errors import EditorError
@@ -63,7 +63,7 @@ class EditorCLI(LightningCLI):
         root = config.trainer.default_root_dir or "runs"
         if config.get("ckpt_path") == "last":
             config.ckpt_path = str(last_checkpoint(root))
-        folder = str(new_run_folder(root))
+        folder = str(new_run_folder(runs_root(root)))
         config.trainer.default_root_dir = folder
         for name in ("logger", "callbacks"):
             _move(config.trainer, name, str(root), folder)

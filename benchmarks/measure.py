@@ -110,6 +110,11 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return first, median, third
 
 
+def verdict(judged: bool, within: bool) -> str:
+    """How a table says whether a target is met; empty where there is none."""
+    return ("[green]yes[/]" if within else "[red]no[/]") if judged else ""
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 

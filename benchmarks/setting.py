@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -12,9 +13,11 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from transformers.utils.logging import disable_progress_bar
 
 from datamodules import EditDataModule
 from editors.base_model import BaseModelConfig
+from editors.files import save_json
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.tokens import EncodedText, encode_answers
@@ -75,6 +78,13 @@ class Setting:
         return min(encode_answers(data.tokenizer, pairs), key=lambda text: abs(len(text) - self.unit_tokens))
 
 
+def quieten() -> None:
+    """Keep progress bars and notices of loading and training out of the tables."""
+    disable_progress_bar()
+    for name in ("lightning", "datamodules", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options for every field of `Setting`, and `--output`."""
     default = Setting()
@@ -99,11 +109,10 @@ def setting_from(options: argparse.Namespace) -> Setting:
     return Setting(**{field.name: getattr(options, field.name) for field in fields(Setting)})
 
 
-def circumstances(setting: Setting) -> dict[str, Any]:
-    """The setting and the machine, to be kept with every number."""
+def save_result(setting: Setting, result: dict[str, Any], output: Path | None) -> None:
+    """Write `result` with the setting and the versions it was measured with; nothing where `output` is `None`."""
+    if output is None:
+        return
     packages = ("torch", "transformers", "lightning")
-    return {
-        "setting": asdict(setting),
-        "versions": {package: version(package) for package in packages} | {"python": platform.python_version()},
-        "machine": {"processor": platform.machine(), "cores": torch.get_num_threads()},
-    }
+    versions = {package: version(package) for package in packages} | {"python": platform.python_version()}
+    save_json({"setting": asdict(setting), "versions": versions, **result}, output)

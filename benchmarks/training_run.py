@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import tempfile
 import time
@@ -12,13 +11,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import PhaseClock, UnitPass, peak_bytes, reset_peak, resident_bytes
-from benchmarks.setting import Setting
+from benchmarks.setting import Setting, quieten
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
 from editors.mend.module import MEND
@@ -92,6 +90,10 @@ class TrainingRun:
         """Share of padding in the tokens that the blocks above the prefix compute."""
         return 1 - sum(s.real_tokens for s in self.steps) / sum(s.padded_tokens for s in self.steps)
 
+    def prefix_passes(self) -> float:
+        """Median number of passes that the prefix of a step takes."""
+        return statistics.median(step.prefix_passes for step in self.steps)
+
     def prefix_padding_share(self) -> float:
         """Share of padding in the tokens that the prefix computes."""
         return 1 - sum(s.real_tokens for s in self.steps) / max(1, sum(s.prefix_tokens for s in self.steps))
@@ -99,8 +101,7 @@ class TrainingRun:
 
 def measure_training(setting: Setting, episodes: int, steps: int, warmup: int) -> TrainingRun:
     """Train `warmup` steps for the peak memory, then `steps` timed steps with a unit after each."""
-    for name in ("lightning", "datamodules"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quieten()
     editor, data = setting.editor(), setting.data(episodes)
     run = TrainingRun(episodes)
     timer = _StepTimer(run, UnitPass(editor.frozen.model, setting.unit_text(data)), warmup)

@@ -17,10 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import quartiles
-from benchmarks.setting import Setting, add_options, circumstances, setting_from
+from benchmarks.measure import quartiles, verdict
+from benchmarks.setting import Setting, add_options, save_result, setting_from
 from benchmarks.training_run import PHASES, TrainingRun, measure_training
-from editors.files import save_json
 
 _TARGET_UNITS = 0.65
 _UNITS_JUDGED_AT = (16, 32)
@@ -29,36 +28,44 @@ _PEAK_JUDGED_AT = (16,)
 
 
 def time_table(runs: Sequence[TrainingRun]) -> Table:
-    """Medians of the cost of one training edit in units, by phase."""
-    table = Table(title="One training edit, in units", caption="medians over steps; in brackets the quartiles")
-    for name in ("episodes", *PHASES, "total", f"<= {_TARGET_UNITS}?", "CPU-s", "edits/s"):
-        table.add_column(name, justify="right")
-    for run in runs:
-        first, median, third = quartiles(run.units_per_edit())
-        phases = [f"{quartiles(run.units_per_edit(phase))[1]:.3f}" for phase in PHASES]
-        verdict = _verdict(median <= _TARGET_UNITS, judged=run.episodes in _UNITS_JUDGED_AT)
-        total = f"{median:.3f} [{first:.3f}-{third:.3f}]"
-        rates = (f"{run.cpu_per_edit():.3f}", f"{run.edits_per_second():.2f}")
-        table.add_row(str(run.episodes), *phases, total, verdict, *rates)
+    """What one training edit costs: medians over the steps, with quartiles of the total."""
+    table = _table("One training edit", runs)
+    for phase in PHASES:
+        table.add_row(f"{phase}, units", *(f"{quartiles(run.units_per_edit(phase))[1]:.3f}" for run in runs))
+    table.add_section()
+    totals = [quartiles(run.units_per_edit()) for run in runs]
+    table.add_row("total, units", *(f"{median:.3f}" for _, median, _ in totals))
+    table.add_row("quartiles", *(f"{first:.3f}-{third:.3f}" for first, _, third in totals))
+    judged = [(run.episodes in _UNITS_JUDGED_AT, total[1] <= _TARGET_UNITS) for run, total in zip(runs, totals, strict=True)]
+    table.add_row(f"at most {_TARGET_UNITS}?", *(verdict(*pair) for pair in judged))
+    table.add_section()
+    table.add_row("total, CPU-seconds", *(f"{run.cpu_per_edit():.3f}" for run in runs))
+    table.add_row("edits in a second", *(f"{run.edits_per_second():.2f}" for run in runs))
     return table
 
 
 def memory_table(runs: Sequence[TrainingRun]) -> Table:
-    """Peak memory and padding."""
-    table = Table(title="Memory in GB, and the share of padding in the tokens computed")
-    peak = f"peak <= {_TARGET_PEAK / 1e9}?"
-    for name in ("episodes", "loaded", "peak of a step", "above loaded", "with loading", peak, "padding", "in the prefix"):
-        table.add_column(name, justify="right")
-    for run in runs:
-        sizes = (run.loaded, run.peak, run.peak - run.loaded, run.process_peak)
-        verdict = _verdict(run.peak <= _TARGET_PEAK, judged=run.episodes in _PEAK_JUDGED_AT)
-        shares = (f"{run.padding_share():.0%}", f"{run.prefix_padding_share():.0%}")
-        table.add_row(str(run.episodes), *(f"{size / 1e9:.2f}" for size in sizes), verdict, *shares)
+    """Peak memory in GB, and padding."""
+    table = _table("Memory in GB, and padding", runs)
+    table.add_row("loaded", *(f"{run.loaded / 1e9:.2f}" for run in runs))
+    table.add_row("peak of a step", *(f"{run.peak / 1e9:.2f}" for run in runs))
+    table.add_row("peak above loaded", *(f"{(run.peak - run.loaded) / 1e9:.2f}" for run in runs))
+    table.add_row("peak of the process", *(f"{run.process_peak / 1e9:.2f}" for run in runs))
+    judged = [(run.episodes in _PEAK_JUDGED_AT, run.process_peak <= _TARGET_PEAK) for run in runs]
+    table.add_row(f"at most {_TARGET_PEAK / 1e9}?", *(verdict(*pair) for pair in judged))
+    table.add_section()
+    table.add_row("padding above the prefix", *(f"{run.padding_share():.0%}" for run in runs))
+    table.add_row("padding in the prefix", *(f"{run.prefix_padding_share():.0%}" for run in runs))
+    table.add_row("prefix passes in a step", *(f"{run.prefix_passes():.0f}" for run in runs))
     return table
 
 
-def _verdict(within: bool, *, judged: bool) -> str:
-    return ("[green]yes[/]" if within else "[red]no[/]") if judged else ""
+def _table(title: str, runs: Sequence[TrainingRun]) -> Table:
+    table = Table(title=title)
+    table.add_column("episodes in a step")
+    for run in runs:
+        table.add_column(str(run.episodes), justify="right")
+    return table
 
 
 def summary(run: TrainingRun) -> dict[str, Any]:
@@ -98,8 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with console.status(f"{options.steps} steps of {episodes} episodes"):
             runs.append(measure_apart(setting, episodes, options.steps, options.warmup))
     console.print(time_table(runs), memory_table(runs))
-    if options.output:
-        save_json({**circumstances(setting), "runs": [summary(run) for run in runs]}, options.output)
+    save_result(setting, {"runs": [summary(run) for run in runs]}, options.output)
 
 
 if __name__ == "__main__":

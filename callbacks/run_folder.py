@@ -29,13 +29,23 @@ def new_run_folder(root: str | Path) -> Path:
     raise EditorError(f"no new run folder can be made in {root}")
 
 
+def runs_root(folder: str | Path) -> Path:
+    """The folder in which new runs are made: `folder` itself, or its parent where `folder` is an earlier run.
+
+    The configuration saved with a run names that run's folder; used again, it must not write into it.
+    """
+    folder = Path(folder)
+    return folder.parent if (folder / "config.yaml").is_file() else folder
+
+
 def last_checkpoint(root: str | Path) -> Path:
-    """The newest `last.ckpt` of all runs in `root`.
+    """The newest `last.ckpt` of all runs in `root`; of that run alone where `root` is a run's folder.
 
     Raises:
-        EditorError: no run in `root` has one.
+        EditorError: there is none.
     """
-    found = sorted(Path(root).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    pattern = "checkpoints/last.ckpt" if runs_root(root) != Path(root) else "*/checkpoints/last.ckpt"
+    found = sorted(Path(root).glob(pattern), key=lambda path: path.stat().st_mtime)
     if not found:
         raise EditorError(f"--ckpt_path last: no run in {root} has a checkpoint; start one without --ckpt_path")
     return found[-1]

@@ -24,6 +24,8 @@ _UNKNOWN = re.compile(
 # What the parser says about the alternatives it tried as well ("... or None", "... or the path of a file").
 _SIDE_ISSUE = re.compile(r"Expected a <class 'NoneType'>|Expected a path but|Does not validate|Subtypes:|Errors:|Given value")
 
+_EXPECTED = re.compile(r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>[^]]+)\])\. Got value: ")
+
 
 class ConfigurationError(EditorError):
     """A key or value of the configuration is not accepted."""
@@ -63,15 +65,21 @@ def _cause(lines: list[str]) -> tuple[list[tuple[bool, str]], str]:
     places: list[tuple[int, bool, str]] = []
     for line in lines:
         text = line.strip().removeprefix("- ")
-        depth = line.index(text) if text else 0
+        if not text:
+            continue
+        depth = line.index(text)
         places = [place for place in places if place[0] < depth]
         match = _PLACE.match(text)
         if match:
             places.append((depth, match[1] is None, match[1] or match[2]))
             text = text[match.end() :].lstrip(": ")
         if text and not _SIDE_ISSUE.match(text):
-            return [(is_class, name) for _, is_class, name in places], text
+            return [(is_class, name) for _, is_class, name in places], _EXPECTED.sub(_plain, text)
     return [], " ".join(" ".join(lines).split())
+
+
+def _plain(expected: re.Match[str]) -> str:
+    return f"must be {expected['type']}, got " if expected["type"] else f"must be one of {expected['choices']}, got "
 
 
 def _did_you_mean(cause: str, class_path: str, options: Iterable[str]) -> str:

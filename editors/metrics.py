@@ -1,6 +1,6 @@
 """The four promises as numbers: reliability, generality, locality, portability, each with its protocol in its name.
 
-A metric is named `[before/][SLICE/]PROMISE/PROTOCOL/MEASURE`, for instance `generality/teacher_forced/token_accuracy`:
+A metric is named `[SLICE/][before/]PROMISE/PROTOCOL/MEASURE`, for instance `generality/teacher_forced/token_accuracy`:
 
 * protocol `teacher_forced`: argmax at each answer position, given the true answer so far;
 * protocol `generated`: greedy continuation of the prompt alone;

