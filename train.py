@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
+from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.export import export_artifact
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
-from callbacks.run_folder import last_checkpoint, move_paths, new_run_folder, runs_root
+from callbacks.run_folder import forget_run_folder, last_checkpoint, move_paths, new_run_folder, runs_root
+from configs.errors import ShortErrorParser
 from datamodules import EditDataModule
 from editors.base import Editor
 from editors.errors import EditorError
@@ -68,12 +72,19 @@ class EditorCLI(LightningCLI):
         for name in ("logger", "callbacks"):
             _move(config.trainer, name, str(root), folder)
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's trainer, with checkpoints that a full disk cannot destroy."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin from the configuration stays
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
+
 
 def _move(config: Any, name: str, old: str, new: str) -> None:
     """Let everything that points into the runs' root point into this run's folder."""
     value = config.get(name)
     for item in value if isinstance(value, list) else [value]:
-        arguments = getattr(item, "init_args", None)
+        arguments: Any = getattr(item, "init_args", None) or {}
         for key, path in vars(arguments).items() if arguments else ():
             arguments[key] = move_paths(path, old, new)
 
@@ -85,17 +96,21 @@ def main(arguments: list[str] | None = None) -> EditorCLI:
         The finished command line: its `trainer`, `model` and `datamodule`.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    return EditorCLI(
-        Editor,
-        EditDataModule,
-        trainer_class=EditTrainer,
-        save_config_callback=SaveConfigCallback,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        parser_kwargs={"parser_mode": "omegaconf"},
-        args=arguments,
-    )
+    try:
+        return EditorCLI(
+            Editor,
+            EditDataModule,
+            trainer_class=EditTrainer,
+            save_config_callback=SaveConfigCallback,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            parser_class=ShortErrorParser,
+            parser_kwargs={"parser_mode": "omegaconf", "allow_abbrev": False},
+            args=arguments,
+        )
+    finally:
+        forget_run_folder()
 
 
 def command_line() -> int:
@@ -103,7 +118,8 @@ def command_line() -> int:
     try:
         main()
     except EditorError as error:
-        Console(stderr=True).print("[bold red]error:[/]", str(error), markup=True, highlight=False, soft_wrap=True)
+        message = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True).print(message, soft_wrap=True)
         return 2
     return 0
 

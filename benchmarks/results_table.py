@@ -36,7 +36,9 @@ def results_table(results: Mapping[str, Any]) -> str:
     """The metrics before and after the edit as a Markdown table, with the facts that make them checkable."""
     metrics = results["metrics"]
     names = sorted(n for n in metrics if "before/" not in n and n.count("/") >= 2)  # noqa: PLR2004
-    rows = "\n".join(f"| {name} | {_percent(metrics.get(_before(name)))} | {_percent(metrics[name])} |" for name in names)
+    rows = "\n".join(
+        f"| {name} | {_percent(metrics.get(_before(name)))} | {_percent(metrics[name])} |" for name in names
+    )
     facts = "\n".join(f"- {key}: `{_plain(results[key])}`" for key in results if key not in ("metrics", "edit_sites"))
     return f"| metric | before, % | after, % |\n|---|--:|--:|\n{rows}\n\n{facts}\n"
 

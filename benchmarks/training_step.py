@@ -36,7 +36,9 @@ def time_table(runs: Sequence[TrainingRun]) -> Table:
     totals = [quartiles(run.units_per_edit()) for run in runs]
     table.add_row("total, units", *(f"{median:.3f}" for _, median, _ in totals))
     table.add_row("quartiles", *(f"{first:.3f}-{third:.3f}" for first, _, third in totals))
-    judged = [(run.episodes in _UNITS_JUDGED_AT, total[1] <= _TARGET_UNITS) for run, total in zip(runs, totals, strict=True)]
+    judged = [
+        (run.episodes in _UNITS_JUDGED_AT, total[1] <= _TARGET_UNITS) for run, total in zip(runs, totals, strict=True)
+    ]
     table.add_row(f"at most {_TARGET_UNITS}?", *(verdict(*pair) for pair in judged))
     table.add_section()
     table.add_row("total, CPU-seconds", *(f"{run.cpu_per_edit():.3f}" for run in runs))
@@ -96,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a training step costs, by phase.")
     parser.add_argument("--episodes", type=int, nargs="+", default=[1, 8, 16, 32], help="episodes in a step")
     parser.add_argument("--steps", type=int, default=8, help="timed steps for each number of episodes")
-    parser.add_argument("--warmup", type=int, default=4, help="steps before, with the largest batches; the peak is theirs")
+    parser.add_argument(
+        "--warmup", type=int, default=4, help="steps before, with the largest batches; the peak is theirs"
+    )
     add_options(parser)
     options = parser.parse_args(arguments)
     setting, console = setting_from(options), Console()

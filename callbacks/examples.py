@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from datamodules.base import EditDataModule
 from datamodules.records import EditRecord
@@ -45,7 +46,7 @@ class ExampleTable(Callback):
         if not isinstance(data, EditDataModule) or not isinstance(editor, Editor):
             _LOG.info("ExampleTable shows records of an EditDataModule only; there is none.")
             return
-        records = data.records.get(split, [])  # type: ignore[call-overload]
+        records = data.records.get(split, [])
         chosen = [records[i * len(records) // self.count] for i in range(min(self.count, len(records)))]
         if not chosen or trainer.world_size > 1:
             return
@@ -91,7 +92,8 @@ def _table(rows: Sequence[dict[str, str]], title: str) -> Table:
     for row in rows:
         if row["edit"] != last:
             table.add_section()
-            table.add_row("[bold]request[/bold]", f"[bold]{row['edit']}[/bold]", "", "")
+            table.add_row(Text("request", "bold"), Text(row["edit"], "bold"), "", "")
             last = row["edit"]
-        table.add_row(*(row[key] for key in ("kind", "question", "before", "after")))
+        # As `Text`: a model that says "[/INST]" must not be read as markup.
+        table.add_row(*(Text(row[key]) for key in ("kind", "question", "before", "after")))
     return table

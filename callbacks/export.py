@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class ExportArtifact(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the weights as they are after the last step."""
         assert isinstance(pl_module, Editor)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             results = {"metrics": stage_metrics(trainer, "val"), **run_facts(trainer, pl_module)}
             folder = export_artifact(pl_module, Path(trainer.default_root_dir) / self.name, results)
             rank_zero_info(f"Exported the editor to {folder}")
@@ -46,7 +45,7 @@ def export_artifact(editor: Editor, folder: Path, results: dict[str, Any]) -> Pa
     """
     config = ArtifactConfig(
         editor=editor.registered_name,
-        editor_config=asdict(editor.network.config),  # type: ignore[arg-type]
+        editor_config=editor.network_config(),
         base_model=editor.base_model_dict(),
         architecture=type(editor.frozen.model).__name__,
         base_weights=weights_hash(editor.frozen.model, torch.bfloat16),

@@ -19,7 +19,7 @@ _PACKAGES = ("hyperedit", "torch", "lightning", "transformers", "torchmetrics")
 
 def run_facts(trainer: Trainer, editor: Editor) -> dict[str, Any]:
     """Base model and its weights' hash, data hashes, seed, versions, command line, time."""
-    data_hash = getattr(getattr(trainer, "datamodule", None), "data_hash", dict)()
+    data_hash: dict[str, str] = getattr(getattr(trainer, "datamodule", None), "data_hash", dict)()
     return {
         "base_model": editor.base_model.name,
         "base_weights": weights_hash(editor.frozen.model, torch.bfloat16),

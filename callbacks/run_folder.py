@@ -29,6 +29,11 @@ def new_run_folder(root: str | Path) -> Path:
     raise EditorError(f"no new run folder can be made in {root}")
 
 
+def forget_run_folder() -> None:
+    """Let the next run of this process have a folder of its own."""
+    os.environ.pop(_SHARED, None)
+
+
 def runs_root(folder: str | Path) -> Path:
     """The folder in which new runs are made: `folder` itself, or its parent where `folder` is an earlier run.
 

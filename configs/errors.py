@@ -22,9 +22,13 @@ _UNKNOWN = re.compile(
     r"|unrecognized arguments: --(?P<argument>[^=\s]+)|no attribute '(?P<attribute>[^']+)'"
 )
 # What the parser says about the alternatives it tried as well ("... or None", "... or the path of a file").
-_SIDE_ISSUE = re.compile(r"Expected a <class 'NoneType'>|Expected a path but|Does not validate|Subtypes:|Errors:|Given value")
+_SIDE_ISSUE = re.compile(
+    r"Expected a <class 'NoneType'>|Expected a path but|Does not validate|Subtypes:|Errors:|Given value"
+)
 
-_EXPECTED = re.compile(r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>[^]]+)\])\. Got value: ")
+_EXPECTED = re.compile(
+    r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>[^]]+)\])\. Got value: "
+)
 
 
 class ConfigurationError(EditorError):

@@ -85,17 +85,22 @@ class TrainingEpisodes(Dataset[EditBatch]):
                 target = choose.choice(self._targets) if choose.random() < self._other_targets else record.target_new
                 edit[number].append((record.prompt, target))
                 rephrase[number].append((choose.choice(record.rephrases or (record.prompt,)), target))
-                locality[number] += [self._locality(record, choose) for _ in range(self._locality_per_edit)]
-        parts = [self._collate(part) for part in (edit, rephrase, [[p for p in part if p] for part in locality])]
-        return EditBatch(len(episodes), *parts)
+                locality[number] += self._locality(record, choose)
+        return EditBatch(
+            num_episodes=len(episodes),
+            edit=self._collate(edit),
+            rephrase=self._collate(rephrase),
+            locality=self._collate(locality),
+        )
 
-    def _locality(self, record: EditRecord, choose: random.Random) -> tuple[str, str] | None:
+    def _locality(self, record: EditRecord, choose: random.Random) -> _Pairs:
+        return [pair for _ in range(self._locality_per_edit) for pair in self._one_locality(record, choose)]
+
+    def _one_locality(self, record: EditRecord, choose: random.Random) -> _Pairs:
+        """One text of the record or of the pool; none where both are empty."""
         own = record.locality and (not self._pool or choose.random() < 0.5)
         source = record.locality if own else self._pool
-        if not source:
-            return None
-        probe = choose.choice(source)
-        return probe.prompt, probe.answer
+        return _pairs([choose.choice(source)]) if source else []
 
 
 class EvaluationEpisodes(Dataset[EditBatch]):

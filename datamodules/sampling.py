@@ -43,7 +43,8 @@ class EpisodeSampler(DistributedSampler[Any]):
         rank: int = 0,
         num_replicas: int = 1,
     ) -> None:
-        super().__init__(range(len(lengths)), num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
+        records: Any = range(len(lengths))  # only its length is used
+        super().__init__(records, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self._lengths = lengths
         self._episodes = episodes_per_batch
         self._edits = edits_per_episode

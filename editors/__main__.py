@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from editors.answers import ask
 from editors.base_model import load_base_model, load_tokenizer
@@ -43,15 +44,16 @@ def _apply(options: argparse.Namespace, console: Console) -> None:
     edit = editor.edit(model, tokenizer, [request])
     with edit.applied(model):
         after = ask(model, tokenizer, prompts)
-    table = Table(title=f"Edit: {request.prompt} → {request.target}", show_lines=True)
+    # As `Text`: what users and models say ("[/INST]") must not be read as markup.
+    table = Table(title=Text(f"Edit: {request.prompt} → {request.target}"), show_lines=True)
     for heading in ("question", "before", "after"):
         table.add_column(heading)
     for row in zip(prompts, before, after, strict=True):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)
     if options.save:
         edit.save(options.save)
-        console.print(f"Edit written to {options.save}")
+        console.print(Text(f"Edit written to {options.save}"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _apply(options, Console())
     except EditorError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        Console(stderr=True).print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
         return 2
     return 0
 

@@ -111,6 +111,10 @@ class Editor(LightningModule):
             loss_before: `[E]` edit loss before the edit.
         """
 
+    @abstractmethod
+    def network_config(self) -> dict[str, Any]:
+        """The network's shape in plain values, from which an exported editor is built again."""
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups; a subclass may give some parameters a learning rate of their own."""
         return [{"params": list(self.network.parameters())}]

@@ -20,9 +20,10 @@ from editors.losses import answer_nll, episode_means
 from editors.sites import block_index, find_blocks, linear_widths, resolve_sites
 from editors.tokens import TokenBatch
 
-# Texts whose lengths differ by less than this share a prefix pass: a wider range pads more, a narrower one has more
-# passes, each of which reads all weights once.
-_PREFIX_LENGTH_STEP = 4
+# What another prefix pass costs, in tokens that could be computed in its stead, because it reads all weights once more:
+# measured on a CPU; for the rest the arithmetic a GPU does in the time it reads a 16-bit weight.
+_PASS_COST = {"cpu": 25}
+_PASS_COST_ELSEWHERE = 250
 
 
 @dataclass
@@ -83,7 +84,8 @@ class FrozenLM(nn.Module):
         lengths = [n for batch in batches for n in batch.attention_mask.sum(dim=1).tolist()]
         compact = [_Compact(batch) for batch in batches]
         hidden: list[Tensor | None] = [None] * len(batches)
-        for group in _length_groups(lengths):
+        pass_cost = _PASS_COST.get(batches[0].input_ids.device.type, _PASS_COST_ELSEWHERE)
+        for group in _length_groups(lengths, pass_cost):
             chosen = [rows[i] for i in group]
             states = self._prefix_group(compact, chosen, max(lengths[i] for i in group))
             for b in dict.fromkeys(b for b, _ in chosen):
@@ -274,13 +276,19 @@ class _Compact:
         return hidden
 
 
-def _length_groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of texts in groups of similar length."""
+def _length_groups(lengths: Sequence[int], pass_cost: int) -> list[list[int]]:
+    """Indices of texts in groups of similar length, so that padded tokens and `pass_cost` for each group are least."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    ends = [n for n in range(1, len(order)) if lengths[order[n]] > lengths[order[n - 1]]] + [len(order)] * bool(order)
+    # For the shortest texts up to each end: the least cost, and where the last group of that solution starts.
+    best = {0: (0, 0)}
+    for end in ends:
+        width = lengths[order[end - 1]]
+        best[end] = min((cost + pass_cost + (end - start) * width, start) for start, (cost, _) in best.items())
     groups: list[list[int]] = []
-    shortest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not groups or lengths[index] >= shortest + _PREFIX_LENGTH_STEP:
-            groups.append([])
-            shortest = lengths[index]
-        groups[-1].append(index)
+    end = len(order)
+    while end:
+        start = best[end][1]
+        groups.append(order[start:end])
+        end = start
     return groups

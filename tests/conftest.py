@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_world import tiny_world
+
+__all__ = ["tiny_world"]  # pytest finds imported fixtures by name
+
 _BESIDE_PROJECT = Path(__file__).resolve().parents[2] / "shared"
 
 

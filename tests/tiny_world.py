@@ -1,4 +1,4 @@
-"""A tiny world on disk: a random Llama with a real tokenizer, zsRE-format files, and a command line that trains on them.
+"""A tiny world on disk: a random Llama with a real tokenizer, zsRE files, and a command line that trains on them.
 
 Subjects, prompts and locality questions of the splits are disjoint, so that nothing is refused as a leak.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from train import EditorCLI, main
 
 HIDDEN, BLOCKS, VOCABULARY = 32, 4, 300
 COUNTS = {"train": 24, "val": 8, "test": 8}
@@ -140,18 +143,27 @@ class TinyWorld:
             ),
         }
 
-    def write_config(self, root: Path, editor: str = "mend") -> Path:
-        """Write `config(root, editor)` to a YAML file beside `root`."""
+    def arguments(self, verb: str, root: Path, *more: str, editor: str = "mend") -> list[str]:
+        """Arguments for `train.main`; the configuration is written beside `root`."""
         path = root.parent / f"{root.name}-{editor}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(self.config(root, editor), sort_keys=False))
-        return path
+        return [verb, f"--config={path}", *more]
 
-    def arguments(self, verb: str, root: Path, *more: str, editor: str = "mend") -> list[str]:
-        """Arguments for `train.main`."""
-        return [verb, f"--config={self.write_config(root, editor)}", *more]
+    def run(self, verb: str, root: Path, *more: str, editor: str = "mend") -> EditorCLI:
+        """Run the command line in this process."""
+        return run(self.arguments(verb, root, *more, editor=editor))
 
 
+# Lightning warns of what is meant to be so here, and torch of what Lightning still does.
+QUIET = [
+    pytest.mark.filterwarnings(f"ignore:{start}")
+    for start in (
+        "Found .* module.s. in eval mode",
+        ".isinstance.treespec, LeafSpec.",
+        "The .*_dataloader. does not have",
+    )
+]
 _CALLBACKS = ("Watchdog", "ResultsFile", "ExampleTable", "ResultPlot", "ExportArtifact")
 
 
@@ -204,16 +216,19 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     return world
 
 
-@pytest.fixture
-def own_run_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let every run of a test have a folder of its own, and no test see another's: call `forget_run` between runs."""
-    # Set first, so that the variable's absence is restored whatever a run does to it.
-    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
-    monkeypatch.delenv(RUN_FOLDER_VARIABLE)
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    yield
+@contextmanager
+def as_from_a_shell() -> Iterator[None]:
+    """Let `train` run inside this process as if from a shell, and leave the process as it was."""
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        for variable in (RUN_FOLDER_VARIABLE, "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            # Set first, so that the variable's absence is restored whatever a run does to it.
+            patch.setenv(variable, "")
+            patch.delenv(variable)
+        patch.setattr("sys.argv", ["train.py"])
+        yield
 
 
-def texts_of(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The edit prompts of zsRE rows."""
-    return [record["src"] for record in records]
+def run(arguments: Sequence[str]) -> EditorCLI:
+    """Run the command line in this process."""
+    with as_from_a_shell():
+        return main(list(arguments))

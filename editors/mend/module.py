@@ -47,11 +47,15 @@ class MEND(Editor):
         super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
         self.mend = MENDConfig(**mend) if isinstance(mend, dict) else mend
         self.edit_rate_learning_rate = edit_rate_learning_rate
-        self.save_hyperparameters({"base_model": self.base_model_dict(), "mend": asdict(self.mend)})
+        self.save_hyperparameters({"base_model": self.base_model_dict(), "mend": self.network_config()})
 
     def build_network(self) -> MENDNetwork:
         """The hypernetwork for the frozen model's edit sites."""
         return MENDNetwork(self.frozen.site_widths(), self.mend)
+
+    def network_config(self) -> dict[str, Any]:
+        """The fields of `MENDConfig`."""
+        return asdict(self.mend)
 
     def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[LowRankEdit, Tensor]:
         """Capture the edit loss's gradient factors and transform them."""

@@ -50,8 +50,8 @@ class LowRankBlock(nn.Module):
 
     `U` starts at zero, so the block starts as the identity. `V` starts with rows of unit length, not with unit entries
     as in the reference code: the first steps then change the output by an amount that does not grow with the width,
-    and learning rates of some 1e-4 are stable (with unit entries 3e-4 diverged on SmolLM2). The clamp is also on the last block, as in the reference
-    code, whose archives are evaluated this way.
+    and learning rates of some 1e-4 are stable (with unit entries 3e-4 diverged on SmolLM2). The clamp is also on the
+    last block, as in the reference code, whose archives are evaluated this way.
     """
 
     def __init__(self, width: int, rank: int, num_sites: int) -> None:

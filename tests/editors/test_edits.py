@@ -108,6 +108,18 @@ def test_several_episodes_need_to_know_whose_text_it_is(llama: FrozenLM) -> None
             close(logits(llama.model)[text], both[text])
 
 
+def test_the_branch_is_computed_in_float32_under_autocast() -> None:
+    layer = nn.Linear(16, 8)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    model = nn.ModuleDict({"layer": layer})
+    x, edit = torch.randn(2, 3, 16), random_edit({"layer": (16, 8)})
+    with torch.autocast("cpu", dtype=torch.bfloat16), edit.applied(model):
+        output = layer(x)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, (x @ edit.updates["layer"].u[0].T @ edit.updates["layer"].v[0]).bfloat16())
+
+
 # --- merge and undo --------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,279 @@
+"""The whole life of an editor, for every registered one: fit, resume, validate, test, export, load, apply."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from editors.base import Editor
+from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
+from editors.edits import LowRankEdit
+from editors.errors import EditorError
+from editors.export.artifact import LoadedEditor, load_editor
+from editors.registry import EDITORS
+from editors.requests import EditRequest
+from editors.tokens import TokenBatch, collate_texts, encode_answers
+from tests.tiny_world import COUNTS, QUIET, TinyWorld, row, write_splits
+from train import EditorCLI
+
+pytestmark = [pytest.mark.slow, *QUIET]
+
+STEPS_BEFORE_RESUMING, STEPS = 8, 12
+
+
+@dataclass(frozen=True)
+class Life:
+    """The finished runs of one editor."""
+
+    root: Path
+    fit: EditorCLI
+    resumed: EditorCLI
+    validated: EditorCLI
+    tested: EditorCLI
+    artifact: Path
+
+    def folders(self) -> list[Path]:
+        return [Path(cli.trainer.default_root_dir) for cli in (self.fit, self.resumed, self.validated, self.tested)]
+
+    @property
+    def editor(self) -> Editor:
+        return self.tested.model
+
+
+@pytest.fixture(scope="module", params=sorted(EDITORS))
+def life(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """One life of each editor; nothing is changed by the tests."""
+    root = tmp_path_factory.mktemp(request.param) / "runs"
+
+    def run(verb: str, *more: str) -> EditorCLI:
+        return tiny_world.run(verb, root, *more, editor=request.param)
+
+    fit = run("fit", f"--trainer.max_steps={STEPS_BEFORE_RESUMING}", "--trainer.val_check_interval=4")
+    resumed = run("fit", "--ckpt_path=last", "--trainer.val_check_interval=4")
+    last = f"--ckpt_path={resumed.trainer.checkpoint_callback.last_model_path}"
+    artifact = root.parent / "exported"
+    run("export", last, f"--output={artifact}")
+    return Life(root, fit, resumed, run("validate", "--ckpt_path=last"), run("test", last), artifact)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_run_has_a_folder_of_its_own(life: Life) -> None:
+    folders = life.folders()
+    assert len(set(folders)) == len(folders)
+    assert all(folder.parent == life.root for folder in folders)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "artifact/README.md",
+        "artifact/config.json",
+        "artifact/model.safetensors",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "metrics.csv",
+        "plots/training.png",
+        "results/val_examples.json",
+        "results/val_metrics.json",
+    ],
+)
+def test_training_leaves_its_files(life: Life, name: str) -> None:
+    for folder in life.folders()[:2]:
+        assert (folder / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["plots/test.png", "results/test_examples.json", "results/test_metrics.json"])
+def test_testing_leaves_its_files(life: Life, name: str) -> None:
+    assert (life.folders()[3] / name).stat().st_size > 0
+
+
+def test_nothing_half_written_is_left(life: Life) -> None:
+    assert [path for path in life.root.parent.rglob(".*")] == []
+    assert list(life.root.parent.rglob("*.tmp")) == []
+
+
+def test_metrics_of_every_step_are_logged(life: Life) -> None:
+    first, resumed = (logged_steps(folder) for folder in life.folders()[:2])
+    assert first == list(range(STEPS_BEFORE_RESUMING))
+    assert resumed == list(range(STEPS_BEFORE_RESUMING, STEPS))
+
+
+def logged_steps(folder: Path) -> list[int]:
+    with (folder / "metrics.csv").open() as file:
+        return [int(line["step"]) for line in csv.DictReader(file) if line["train/total_loss"]]
+
+
+def test_saved_configuration_is_what_ran(life: Life) -> None:
+    config = yaml.safe_load((life.folders()[0] / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == STEPS_BEFORE_RESUMING
+    assert config["model"]["class_path"] == f"{type(life.editor).__module__}.{type(life.editor).__qualname__}"
+    assert config["data"]["init_args"]["base_model"] == config["model"]["init_args"]["base_model"]
+
+
+@pytest.mark.parametrize(("folder", "stage"), [(0, "val"), (1, "val"), (2, "val"), (3, "test")])
+def test_results_carry_the_facts_that_make_them_checkable(life: Life, folder: int, stage: str) -> None:
+    results = read_json(life.folders()[folder] / "results" / f"{stage}_metrics.json")
+    assert results["base_model"] == life.editor.base_model.name
+    assert results["base_weights"] == weights_hash(life.editor.frozen.model, torch.bfloat16)
+    assert {split: len(digest) for split, digest in results["data"].items()} == dict.fromkeys(COUNTS, 64)
+    assert results["seed"] == "0"
+    assert results["versions"]["torch"] == torch.__version__
+    for promise in ("reliability", "generality", "locality"):
+        assert 0 <= results["metrics"][f"{promise}/teacher_forced/token_accuracy"] <= 1
+
+
+def test_validation_of_a_checkpoint_repeats_the_numbers_of_training(life: Life) -> None:
+    trained, validated = (read_json(life.folders()[i] / "results/val_metrics.json")["metrics"] for i in (1, 2))
+    assert validated == pytest.approx(trained, abs=1e-6)
+
+
+def test_generated_answers_are_scored_in_test(life: Life) -> None:
+    names = read_json(life.folders()[3] / "results/test_metrics.json")["metrics"]
+    assert {"reliability/generated/exact_match", "before/reliability/generated/exact_match"} <= names.keys()
+
+
+def test_base_model_is_untouched(life: Life) -> None:
+    fresh = weights_hash(load_base_model(life.editor.base_model))
+    assert all(weights_hash(cli.model.frozen.model) == fresh for cli in (life.fit, life.resumed, life.tested))
+
+
+def test_training_moved_every_parameter(life: Life) -> None:
+    before, after = life.fit.model.network.state_dict(), life.resumed.model.network.state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name, _ in life.fit.model.network.named_parameters())
+
+
+def test_checkpoint_holds_the_hypernetwork_and_nothing_frozen(life: Life) -> None:
+    path = life.folders()[1] / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["state_dict"].keys() == {f"network.{name}" for name in life.editor.network.state_dict()}
+    trained = total_bytes(checkpoint["state_dict"]) + total_bytes(checkpoint["optimizer_states"])
+    frozen = total_bytes(life.editor.frozen.state_dict())
+    assert path.stat().st_size < trained + frozen / 2
+
+
+def total_bytes(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(total_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(total_bytes, value))
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+# --- the exported editor ---------------------------------------------------------------------------------------------
+
+
+def edits_of(life: Life, loaded: LoadedEditor) -> tuple[TokenBatch, LowRankEdit, LowRankEdit]:
+    """A held-out text, its edit by the trained module, and by the exported editor on a model of its own."""
+    fact = row(sum(COUNTS.values()))
+    tokenizer = load_tokenizer(loaded.base_model)
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    tokens = collate_texts(encode_answers(tokenizer, [(fact["src"], fact["alt"])]), [0], pad)
+    life.editor.eval()
+    with torch.no_grad():
+        trained, _ = life.editor.compute_edit(tokens, 1, life.editor.frozen.prefix([tokens])[0])
+    model = load_base_model(loaded.base_model)
+    return tokens, trained, loaded.edit(model, tokenizer, [EditRequest(fact["src"], fact["alt"])])
+
+
+@pytest.mark.parametrize("place", ["end of training", "export"])
+def test_exported_editor_gives_the_same_logits(life: Life, place: str) -> None:
+    folder = life.artifact if place == "export" else life.folders()[1] / "artifact"
+    tokens, trained, exported = edits_of(life, load_editor(folder))
+    frozen = life.editor.frozen
+    with torch.no_grad():
+        before, wanted, found = (frozen.logits(tokens, edit) for edit in (None, trained, exported))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (wanted - before).abs().max() > 0.01
+
+
+def test_exported_card_has_the_metrics(life: Life) -> None:
+    metrics = read_json(life.artifact / "config.json")["results"]["metrics"]
+    validated = read_json(life.folders()[2] / "results/val_metrics.json")["metrics"]
+    assert metrics == pytest.approx(validated, abs=1e-6)
+    assert f"| loss/total | {metrics['loss/total']:.4f} |" in (life.artifact / "README.md").read_text()
+
+
+# --- which run is continued ------------------------------------------------------------------------------------------
+
+
+def test_resuming_continues_the_newest_run(life: Life) -> None:
+    assert life.resumed.trainer.global_step == STEPS
+    config = yaml.safe_load((life.folders()[1] / "config.yaml").read_text())
+    assert config["ckpt_path"] == str(life.folders()[0] / "checkpoints" / "last.ckpt")
+
+
+def test_there_must_be_a_run_to_continue(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(EditorError, match="no run in .* has a checkpoint; start one without"):
+        tiny_world.run("fit", tmp_path / "runs", "--ckpt_path=last")
+
+
+def test_checkpoint_of_another_editor_is_refused(life: Life, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    last = life.folders()[1] / "checkpoints" / "last.ckpt"
+    sites = "--model.base_model.sites=[model.layers.3.mlp.up_proj]"
+    with pytest.raises(EditorError, match="checkpoint does not fit this editor: .* Use the configuration"):
+        tiny_world.run("validate", tmp_path / "runs", f"--ckpt_path={last}", sites)
+
+
+def test_fast_dev_run_trains_one_batch_and_leaves_the_other_runs_alone(
+    life: Life, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    cli = tiny_world.run("fit", root, "--trainer.fast_dev_run=true")
+    assert cli.trainer.global_step == 1
+    left = {path.name for path in root.rglob("*") if path.is_file()}
+    assert not left & {"last.ckpt", "best.ckpt", "model.safetensors"}
+    tiny_world.run("fit", root, "--trainer.max_steps=1", "--trainer.val_check_interval=1")
+    assert tiny_world.run("fit", root, "--ckpt_path=last", "--trainer.max_steps=2").trainer.global_step == 2
+
+
+# --- gradient accumulation -------------------------------------------------------------------------------------------
+
+
+def accumulated(world: TinyWorld, tmp_path: Path, batches: int, *more: str) -> Editor:
+    """The editor after 3 steps over the same 8 records each, `batches` to a step."""
+    data = write_splits(tmp_path / "data", {"train": 8, "val": 2, "test": 2})
+    cli = world.run(
+        "fit",
+        tmp_path / f"{batches}-runs",
+        f"--data.path={data}",
+        f"--data.episodes_per_batch={8 // batches}",
+        f"--trainer.accumulate_grad_batches={batches}",
+        "--trainer.max_steps=3",
+        "--trainer.limit_val_batches=0",
+        "--trainer.callbacks=null",
+        "--trainer.logger=false",
+        *more,
+    )
+    return cli.model
+
+
+def test_accumulation_equals_a_large_batch_without_a_normaliser(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    one, two = (accumulated(tiny_world, tmp_path, n, "--model.mend.normalise=false") for n in (1, 2))
+    for name, weight in one.network.state_dict().items():
+        torch.testing.assert_close(two.network.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_gathers_the_same_statistics_with_a_normaliser(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """The first half of a step is normalised before the second half is seen, so weights differ; statistics do not."""
+    one, two = (accumulated(tiny_world, tmp_path, n).network.state_dict() for n in (1, 2))
+    statistics = [name for name in one if name.endswith((".mean", ".squared_deviation", ".count"))]
+    assert statistics
+    for name in statistics:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(one[name], two[name]) for name in one if name not in statistics)
+
+
+def test_base_model_may_be_named_in_the_configuration_only_once(life: Life) -> None:
+    assert life.fit.datamodule.base_model == BaseModelConfig(**life.fit.model.base_model_dict())
