@@ -18,7 +18,7 @@ from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.export import export_artifact
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
-from callbacks.run_folder import forget_run_folder, last_checkpoint, move_paths, new_run_folder, runs_root
+from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
 from configs.errors import ShortErrorParser
 from datamodules import EditDataModule
 from editors.base import Editor
@@ -61,6 +61,12 @@ class EditorCLI(LightningCLI):
         """The data module reads texts with the tokenizer of the model that is edited."""
         parser.link_arguments("model.init_args.base_model", "data.init_args.base_model")
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it was given; Lightning would overwrite it with the checkpoint's.
+
+        A checkpoint that does not fit is refused when it is loaded (`Editor.on_load_checkpoint`).
+        """
+
     def before_instantiate_classes(self) -> None:
         """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
         config = self.config[self.subcommand]
@@ -70,7 +76,7 @@ class EditorCLI(LightningCLI):
         folder = str(new_run_folder(runs_root(root)))
         config.trainer.default_root_dir = folder
         for name in ("logger", "callbacks"):
-            _move(config.trainer, name, str(root), folder)
+            _move(config.trainer.get(name), root, folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer, with checkpoints that a full disk cannot destroy."""
@@ -80,13 +86,13 @@ class EditorCLI(LightningCLI):
         return trainer
 
 
-def _move(config: Any, name: str, old: str, new: str) -> None:
-    """Let everything that points into the runs' root point into this run's folder."""
-    value = config.get(name)
-    for item in value if isinstance(value, list) else [value]:
-        arguments: Any = getattr(item, "init_args", None) or {}
-        for key, path in vars(arguments).items() if arguments else ():
-            arguments[key] = move_paths(path, old, new)
+def _move(parts: Any, root: str, folder: str) -> None:
+    """Let loggers and checkpoint callbacks write into this run's folder."""
+    for part in parts if isinstance(parts, list) else [parts]:
+        arguments: Any = getattr(part, "init_args", None) or {}
+        for key in ("save_dir", "dirpath"):
+            if arguments.get(key):
+                arguments[key] = place_in_run(str(arguments[key]), root, folder)
 
 
 def main(arguments: list[str] | None = None) -> EditorCLI:

@@ -108,7 +108,8 @@ def _draw_scores(axes: Axes, scores: dict[str, list[tuple[int, float]]]) -> None
     for promise, points in scores.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=promise, color=_COLOURS[promise])
     axes.set(xlabel="step", ylabel="teacher-forced, token level", ylim=(0, 1.03), title="Validation")
-    axes.legend(frameon=False, loc="lower right")
+    if scores:
+        axes.legend(frameon=False, loc="lower right")
 
 
 def _draw_bars(axes: Axes, metrics: dict[str, float]) -> None:

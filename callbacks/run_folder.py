@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from editors.errors import EditorError
 
@@ -56,12 +55,15 @@ def last_checkpoint(root: str | Path) -> Path:
     return found[-1]
 
 
-def move_paths(value: Any, old: str, new: str) -> Any:
-    """`value` (a tree of configuration) with every path `old`, alone or at the start of a longer one, made `new`."""
-    if isinstance(value, dict):
-        return {key: move_paths(item, old, new) for key, item in value.items()}
-    if isinstance(value, list):
-        return [move_paths(item, old, new) for item in value]
-    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
-        return new + value[len(old) :]
-    return value
+def place_in_run(path: str, root: str | Path, folder: str | Path) -> str:
+    """Where a path of the configuration is in this run: an absolute path stays, a relative one is in the run's folder.
+
+    Args:
+        path: a logger's `save_dir` or a checkpoint's `dirpath`.
+        root: the configured `trainer.default_root_dir`; a path below it (as in the configuration that an earlier run
+            saved) keeps its place relative to it.
+        folder: this run's folder.
+    """
+    if Path(path).is_relative_to(root):
+        return str(Path(folder) / Path(path).relative_to(root))
+    return str(Path(folder) / path)

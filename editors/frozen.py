@@ -6,6 +6,7 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hi
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -277,16 +278,15 @@ class _Compact:
 
 
 def _length_groups(lengths: Sequence[int], pass_cost: int) -> list[list[int]]:
-    """Indices of texts in groups of similar length, so that padded tokens and `pass_cost` for each group are least."""
+    """Indices of texts in groups of similar length: those for which padded tokens plus `pass_cost` a group are least."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    ends = [n for n in range(1, len(order)) if lengths[order[n]] > lengths[order[n - 1]]] + [len(order)] * bool(order)
-    # For the shortest texts up to each end: the least cost, and where the last group of that solution starts.
+    # For the `end` shortest texts: the least cost, and where the last group of that solution starts.
     best = {0: (0, 0)}
-    for end in ends:
-        width = lengths[order[end - 1]]
+    end = 0
+    for width, count in sorted(Counter(lengths).items()):
+        end += count
         best[end] = min((cost + pass_cost + (end - start) * width, start) for start, (cost, _) in best.items())
     groups: list[list[int]] = []
-    end = len(order)
     while end:
         start = best[end][1]
         groups.append(order[start:end])

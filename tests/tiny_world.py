@@ -155,15 +155,8 @@ class TinyWorld:
         return run(self.arguments(verb, root, *more, editor=editor))
 
 
-# Lightning warns of what is meant to be so here, and torch of what Lightning still does.
-QUIET = [
-    pytest.mark.filterwarnings(f"ignore:{start}")
-    for start in (
-        "Found .* module.s. in eval mode",
-        ".isinstance.treespec, LeafSpec.",
-        "The .*_dataloader. does not have",
-    )
-]
+# A run may warn of what Lightning and jsonargparse do, but not of what we do.
+QUIET = pytest.mark.filterwarnings("default", "error:::callbacks|configs|datamodules|editors|train")
 _CALLBACKS = ("Watchdog", "ResultsFile", "ExampleTable", "ResultPlot", "ExportArtifact")
 
 

@@ -186,6 +186,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[s
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.distributed
 def test_all_processes_hold_the_statistics_of_all_rows(
     two_processes: list[tuple[dict[str, Tensor], list[Tensor]]],
 ) -> None:
@@ -197,6 +198,7 @@ def test_all_processes_hold_the_statistics_of_all_rows(
     assert all(torch.equal(two_processes[1][0][name], buffer) for name, buffer in two_processes[0][0].items())
 
 
+@pytest.mark.distributed
 def test_processes_normalise_as_one_process_with_all_rows_would(
     two_processes: list[tuple[dict[str, Tensor], list[Tensor]]],
 ) -> None:

@@ -23,7 +23,7 @@ from editors.tokens import TokenBatch, collate_texts, encode_answers
 from tests.tiny_world import COUNTS, QUIET, TinyWorld, row, write_splits
 from train import EditorCLI
 
-pytestmark = [pytest.mark.slow, *QUIET]
+pytestmark = [pytest.mark.slow, QUIET]
 
 STEPS_BEFORE_RESUMING, STEPS = 8, 12
 
