@@ -35,7 +35,7 @@ def read_results(run: Path) -> dict[str, Any]:
 def results_table(results: Mapping[str, Any]) -> str:
     """The metrics before and after the edit as a Markdown table, with the facts that make them checkable."""
     metrics = results["metrics"]
-    names = sorted(n for n in metrics if "before/" not in n and n.count("/") >= 2)  # noqa: PLR2004
+    names = sorted(n for n in metrics if "before/" not in n and n.count("/") >= 2)
     rows = "\n".join(
         f"| {name} | {_percent(metrics.get(_before(name)))} | {_percent(metrics[name])} |" for name in names
     )
@@ -46,7 +46,7 @@ def results_table(results: Mapping[str, Any]) -> str:
 def _before(name: str) -> str:
     """The name of the same measure before the edit; a slice comes first in it."""
     parts = name.split("/")
-    return "/".join([*parts[:-3], "before", *parts[-3:]]) if len(parts) > 3 else f"before/{name}"  # noqa: PLR2004
+    return "/".join([*parts[:-3], "before", *parts[-3:]]) if len(parts) > 3 else f"before/{name}"
 
 
 def _percent(value: float | None) -> str:

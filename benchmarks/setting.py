@@ -68,7 +68,7 @@ class Setting:
         arguments = [f"--data.init_args.{key}={value}" for key, value in options.items()]
         base_model = f"--data.init_args.base_model={json.dumps(asdict(self.base_model_config()))}"
         config = parser.parse_args([f"--config={file}", *arguments, base_model])
-        data: EditDataModule = parser.instantiate_classes(config).data
+        data: EditDataModule = parser.instantiate(config).data
         data.setup("fit")
         return data
 

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -114,6 +115,9 @@ def test_training_commands_are_accepted(
     command: str, block: Block, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _write_files(workplace, block.page)
+    for saved in re.findall(r"\S*DATE_TIME/config\.yaml", command):
+        (workplace / saved).parent.mkdir(parents=True)
+        shutil.copy(ROOT / "configs/demo.yaml", workplace / saved)
     arguments = shlex.split(command)[2:]
     if not any(argument.endswith("help") for argument in arguments) and "--print_config" not in arguments:
         arguments.append("--print_config")

@@ -99,7 +99,7 @@ def test_testing_leaves_its_files(life: Life, name: str) -> None:
 
 
 def test_nothing_half_written_is_left(life: Life) -> None:
-    assert [path for path in life.root.parent.rglob(".*")] == []
+    assert list(life.root.parent.rglob(".*")) == []
     assert list(life.root.parent.rglob("*.tmp")) == []
 
 
@@ -215,14 +215,14 @@ def test_resuming_continues_the_newest_run(life: Life) -> None:
 
 
 def test_there_must_be_a_run_to_continue(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    with pytest.raises(EditorError, match="no run in .* has a checkpoint; start one without"):
+    with pytest.raises(EditorError, match=r"no run in .* has a checkpoint; start one without"):
         tiny_world.run("fit", tmp_path / "runs", "--ckpt_path=last")
 
 
 def test_checkpoint_of_another_editor_is_refused(life: Life, tiny_world: TinyWorld, tmp_path: Path) -> None:
     last = life.folders()[1] / "checkpoints" / "last.ckpt"
     sites = "--model.base_model.sites=[model.layers.3.mlp.up_proj]"
-    with pytest.raises(EditorError, match="checkpoint does not fit this editor: .* Use the configuration"):
+    with pytest.raises(EditorError, match=r"checkpoint does not fit this editor: .* Use the configuration"):
         tiny_world.run("validate", tmp_path / "runs", f"--ckpt_path={last}", sites)
 
 

@@ -137,6 +137,7 @@ def test_resuming_after_a_kill_is_exact(tiny_world: TinyWorld, tmp_path: Path) -
         capture_output=True,
         text=True,
         timeout=500,
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run(["fit", f"--config={case.config(tiny_world, root)}", "--ckpt_path=last"])
