@@ -278,7 +278,7 @@ class _Compact:
 
 
 def _length_groups(lengths: Sequence[int], pass_cost: int) -> list[list[int]]:
-    """Indices of texts in groups of similar length: the groups with the least padded tokens plus `pass_cost` a group."""
+    """Indices of texts in groups of similar length: those with the least padded tokens plus `pass_cost` a group."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     # For the `end` shortest texts: the least cost, and where the last group of that solution starts.
     best = {0: (0, 0)}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
@@ -57,7 +58,9 @@ def life(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory
 
     fit = run("fit", f"--trainer.max_steps={STEPS_BEFORE_RESUMING}", "--trainer.val_check_interval=4")
     resumed = run("fit", "--ckpt_path=last", "--trainer.val_check_interval=4")
-    last = f"--ckpt_path={resumed.trainer.checkpoint_callback.last_model_path}"
+    checkpoints = resumed.trainer.checkpoint_callback
+    assert isinstance(checkpoints, ModelCheckpoint)
+    last = f"--ckpt_path={checkpoints.last_model_path}"
     artifact = root.parent / "exported"
     run("export", last, f"--output={artifact}")
     return Life(root, fit, resumed, run("validate", "--ckpt_path=last"), run("test", last), artifact)

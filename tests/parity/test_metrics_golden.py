@@ -1,0 +1,130 @@
+"""Metrics against numbers recorded from EasyEdit (commit 14cea82): token accuracy and locality agreement.
+
+EasyEdit's `rewrite_acc`, `rephrase_acc` and `neighborhood_acc` are our `reliability/teacher_forced/token_accuracy`,
+`generality/teacher_forced/token_accuracy` and `locality/teacher_forced/token_agreement`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from editors.frozen import FrozenLM
+from editors.metrics import agreement, teacher_forced
+from editors.tokens import PaddingSide, TokenBatch, collate_texts, encode_answers
+
+STATES = ("pre", "post")
+
+
+@dataclass
+class Case:
+    """The recorded models of one architecture, before and after an edit."""
+
+    facts: dict[str, Any]
+    models: dict[str, FrozenLM]
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return self.facts["records"]
+
+    def encode(self, pairs: Sequence[tuple[str, str]], side: PaddingSide = "left") -> TokenBatch:
+        """The pairs as texts, each an episode of its own."""
+        texts = encode_answers(self.tokenizer, pairs)
+        return collate_texts(texts, range(len(texts)), self.facts["pad_token_id"], side)
+
+    @torch.no_grad()
+    def logits(self, state: str, tokens: TokenBatch) -> Tensor:
+        return self.models[state].logits(tokens)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def case(request: pytest.FixtureRequest, golden: Path) -> Case:
+    folder = golden / "metrics"
+    facts = json.loads((folder / "case.json").read_text())["models"][request.param]
+    models = {state: FrozenLM(AutoModelForCausalLM.from_pretrained(folder / facts[state])) for state in STATES}
+    return Case(facts, models, AutoTokenizer.from_pretrained(folder / facts["pre"]))
+
+
+def pairs(record: dict[str, Any], kind: str) -> list[tuple[str, str]]:
+    """Prompts with answers of a record: "rewrite", "rephrase" or "locality"."""
+    if kind == "locality":
+        prompts, truths = record["locality_prompt"], record["locality_ground_truth"]
+        return list(zip(prompts, truths, strict=True)) if isinstance(prompts, list) else [(prompts, truths)]
+    return [(record["prompt" if kind == "rewrite" else "rephrase_prompt"], record["target_new"])]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("kind", ["rewrite", "rephrase"])
+def test_token_accuracy_of_single_texts(case: Case, state: str, kind: str) -> None:
+    for record in case.records:
+        tokens = case.encode(pairs(record, kind))
+        accuracy, _ = teacher_forced(case.logits(state, tokens), tokens, tokens.num_texts)["token_accuracy"]
+        assert accuracy.tolist() == pytest.approx(record["expected"][state][f"{kind}_acc"], abs=1e-6)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("kind", ["rewrite", "rephrase"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_token_accuracy_of_a_padded_batch(case: Case, state: str, kind: str, side: PaddingSide) -> None:
+    tokens = case.encode([pair for record in case.records for pair in pairs(record, kind)], side)
+    accuracy, _ = teacher_forced(case.logits(state, tokens), tokens, tokens.num_texts)["token_accuracy"]
+    # Not the recorded batch, but the recorded single texts: the padding must not matter. EasyEdit's does, for GPT-2.
+    expected = [record["expected"][state][f"{kind}_acc"][0] for record in case.records]
+    assert accuracy.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("kind", ["rewrite", "rephrase"])
+def test_token_accuracy_of_the_recorded_padded_batch(case: Case, state: str, kind: str) -> None:
+    """EasyEdit numbers padded texts from the left edge, padding included; so does a model that gets no numbers."""
+    lm = case.models[state]
+    tokens = case.encode([pair for record in case.records for pair in pairs(record, kind)])
+    with torch.no_grad():
+        logits = lm.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, **edge_positions(tokens))
+    accuracy, _ = teacher_forced(logits.logits.flatten(0, 1)[tokens.positions], tokens, tokens.num_texts)[
+        "token_accuracy"
+    ]
+    assert accuracy.tolist() == pytest.approx(case.facts["batched"][state][f"{kind}_acc"], abs=1e-6)
+
+
+def edge_positions(tokens: TokenBatch) -> dict[str, Tensor]:
+    return {"position_ids": torch.arange(tokens.input_ids.shape[1]).expand_as(tokens.input_ids)}
+
+
+def test_locality_agreement(case: Case) -> None:
+    for record in case.records:
+        tokens = case.encode(pairs(record, "locality"))
+        before, after = (case.logits(state, tokens) for state in STATES)
+        same, _ = agreement(before, after, tokens, tokens.num_texts)["token_agreement"]
+        assert same.tolist() == pytest.approx(record["expected"]["post"]["neighborhood_acc"], abs=1e-6)
+        for state, logits in (("pre", before), ("post", after)):
+            said = [logits.argmax(-1)[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
+            assert said == record["expected"][state]["neighborhood_output"]
+
+
+def test_means_over_records(case: Case) -> None:
+    means = case.facts["mean"]
+    for state in STATES:
+        for kind in ("rewrite", "rephrase"):
+            tokens = case.encode([pair for record in case.records for pair in pairs(record, kind)])
+            accuracy, _ = teacher_forced(case.logits(state, tokens), tokens, tokens.num_texts)["token_accuracy"]
+            assert accuracy.mean().item() == pytest.approx(means[f"{state}_{kind}_acc"], abs=1e-6)
+
+
+def test_mean_agreement_counts_each_record_once(case: Case) -> None:
+    """The last record has two locality prompts; EasyEdit and we average them first."""
+    texts = [(number, pair) for number, record in enumerate(case.records) for pair in pairs(record, "locality")]
+    encoded = encode_answers(case.tokenizer, [pair for _, pair in texts])
+    tokens = collate_texts(encoded, [number for number, _ in texts], case.facts["pad_token_id"], "left")
+    before, after = (case.logits(state, tokens) for state in STATES)
+    same, _ = agreement(before, after, tokens, len(case.records))["token_agreement"]
+    assert same.mean().item() == pytest.approx(case.facts["mean"]["neighborhood_acc"], abs=1e-6)
