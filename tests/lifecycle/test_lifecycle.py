@@ -121,7 +121,8 @@ def test_saved_configuration_is_what_ran(life: Life) -> None:
     config = yaml.safe_load((life.folders()[0] / "config.yaml").read_text())
     assert config["trainer"]["max_steps"] == STEPS_BEFORE_RESUMING
     assert config["model"]["class_path"] == f"{type(life.editor).__module__}.{type(life.editor).__qualname__}"
-    assert config["data"]["init_args"]["base_model"] == config["model"]["init_args"]["base_model"]
+    assert config["model"]["init_args"]["base_model"]["name"] == life.editor.base_model.name
+    assert "base_model" not in config["data"]["init_args"]  # linked: it is the editor's
 
 
 @pytest.mark.parametrize(("folder", "stage"), [(0, "val"), (1, "val"), (2, "val"), (3, "test")])

@@ -1,0 +1,196 @@
+"""Tests of `EditDataModule`: leaks, limits, slices, hashes, loaders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules.base import EditDataModule
+from datamodules.locality_pool import read_locality_pool
+from datamodules.records import EditRecord
+from datamodules.sampling import EpisodeLoader
+from datamodules.sources import ZsRE
+from editors.base_model import BaseModelConfig
+from editors.errors import DataError
+from tests.tiny_world import COUNTS, TinyWorld
+
+
+@dataclass
+class Given:
+    """A source of given records; counts how often it is read."""
+
+    records: list[EditRecord]
+    reads: list[bool] = field(default_factory=list)
+
+    def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
+        self.reads.append(skip_invalid)
+        return self.records
+
+
+def record(number: int, template: str = "Who founded {}?", **fields: Any) -> EditRecord:
+    subject = f"Town{number}"
+    return EditRecord(template.format(subject), f"new {number}", subject, f"old {number}", **fields)
+
+
+def module(world: TinyWorld, **settings: Any) -> EditDataModule:
+    """A data module over the tiny world's files, set up."""
+    splits = {split: [ZsRE(f"{split}.json")] for split in COUNTS}
+    made = EditDataModule(BaseModelConfig(str(world.model)), **{"path": str(world.data), **splits, **settings})
+    made.setup("fit")
+    return made
+
+
+def given(world: TinyWorld, **splits: Any) -> EditDataModule:
+    """A data module over given records: numbers stand for records."""
+    settings = {name: value for name, value in splits.items() if name not in COUNTS}
+    records = {
+        split: [Given([r if isinstance(r, EditRecord) else record(r) for r in splits.get(split, [])])]
+        for split in COUNTS
+    }
+    return module(world, **records, **settings)
+
+
+def test_splits_are_read_once(tiny_world: TinyWorld) -> None:
+    source = Given([record(1)])
+    made = module(tiny_world, train=[source], val=[], test=[], skip_invalid=True)
+    made.setup("test")
+    assert source.reads == [True]
+
+
+def test_sources_of_a_split_are_joined(tiny_world: TinyWorld) -> None:
+    made = module(tiny_world, train=[ZsRE("train.json"), Given([record(1)])])
+    assert len(made.records["train"]) == COUNTS["train"] + 1
+
+
+# --- leaks -----------------------------------------------------------------------------------------------------------
+
+
+def test_leaky_splits_are_refused(tiny_world: TinyWorld) -> None:
+    with pytest.raises(DataError, match=r"(?s)train and test share 1 subject.*Town2.*on_leak: drop"):
+        given(tiny_world, train=[1, 2], val=[3], test=[2])
+
+
+def test_leaky_records_are_dropped_from_the_earlier_split(tiny_world: TinyWorld) -> None:
+    made = given(tiny_world, train=[1, 2, 3], val=[3, 4], test=[2, 4, 5], on_leak="drop")
+    numbers = {split: [int(r.subject[4:]) for r in records] for split, records in made.records.items()}
+    assert numbers == {"train": [1], "val": [3], "test": [2, 4, 5]}
+
+
+def test_leaky_records_stay_with_a_warning(tiny_world: TinyWorld, caplog: pytest.LogCaptureFixture) -> None:
+    made = given(tiny_world, train=[1, 2], test=[2], on_leak="warn")
+    assert len(made.records["train"]) == 2
+    assert "results overstate" in caplog.text
+
+
+# --- limits and checks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, 8), (4, 4), (1, 1), (8, 8), (99, 8)])
+def test_limit_val_takes_records_spread_evenly(tiny_world: TinyWorld, limit: int | None, kept: int) -> None:
+    whole, limited = module(tiny_world).records["val"], module(tiny_world, limit_val=limit).records
+    assert limited["val"] == whole[:: 8 // kept]
+    assert len(limited["train"]), len(limited["test"]) == (COUNTS["train"], COUNTS["test"])
+
+
+@pytest.mark.parametrize("name", ["episodes_per_batch", "edits_per_episode"])
+def test_counts_must_be_positive(tiny_world: TinyWorld, name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} must be at least 1, got 0"):
+        module(tiny_world, **{name: 0})
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_other_targets_is_a_share(tiny_world: TinyWorld, share: float) -> None:
+    with pytest.raises(DataError, match="other_targets is a share between 0 and 1"):
+        module(tiny_world, other_targets=share)
+
+
+def test_training_needs_records(tiny_world: TinyWorld) -> None:
+    with pytest.raises(DataError, match=r"no training record; name a source in data\.train"):
+        given(tiny_world, test=[1]).train_dataloader()
+
+
+def test_missing_file_is_named(tiny_world: TinyWorld) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.json cannot be read .*check the path"):
+        module(tiny_world, train=[ZsRE("nowhere.json")])
+
+
+# --- locality pool ---------------------------------------------------------------------------------------------------
+
+
+def test_pool_files_are_read_from_the_data_folder(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    rows = [{"question": f"what is thing {i}", "answer": [f"thing {i}", "other"]} for i in range(3)]
+    (tmp_path / "pool.json").write_text(json.dumps(rows))
+    made = module(
+        tiny_world, path=str(tmp_path), train=[Given([record(1)])], val=[], test=[], locality_pool=["pool.json"]
+    )
+    assert [probe.answer for probe in made._pool] == ["thing 0", "thing 1", "thing 2"]
+    assert made._pool == read_locality_pool(tmp_path / "pool.json")
+    batch = next(iter(made.train_dataloader()))
+    assert batch.locality.num_texts == 1
+
+
+# --- loaders ---------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_loaders_score_every_record_once(tiny_world: TinyWorld) -> None:
+    made = module(tiny_world, eval_batch_size=3)
+    for split, loader in (("val", made.val_dataloader()), ("test", made.test_dataloader())):
+        assert isinstance(loader, EpisodeLoader)
+        assert sum(batch.num_episodes for batch in loader) == COUNTS[split]
+
+
+def test_no_loader_for_an_empty_split(tiny_world: TinyWorld) -> None:
+    assert given(tiny_world, train=[1]).val_dataloader() == []
+
+
+def test_training_batches_have_the_asked_shape(tiny_world: TinyWorld) -> None:
+    made = module(tiny_world, episodes_per_batch=3, edits_per_episode=2, locality_per_edit=2)
+    for batch in made.train_dataloader():
+        assert batch.num_episodes == 3
+        assert (batch.edit.num_texts, batch.rephrase.num_texts, batch.locality.num_texts) == (6, 6, 12)
+
+
+def test_position_is_given_to_the_loader_made_later(tiny_world: TinyWorld) -> None:
+    whole = [batch.edit.input_ids.tolist() for batch in module(tiny_world, episodes_per_batch=4).train_dataloader()]
+    resumed = module(tiny_world, episodes_per_batch=4)
+    resumed.load_state_dict({"yielded": 2})
+    loader = resumed.train_dataloader()
+    assert resumed.state_dict() == {"yielded": 2}
+    assert [batch.edit.input_ids.tolist() for batch in loader] == whole[2:]
+    assert len(list(resumed.train_dataloader())) == len(whole)
+
+
+# --- slices ----------------------------------------------------------------------------------------------------------
+
+
+def test_templates_unseen_in_training_are_a_slice(tiny_world: TinyWorld) -> None:
+    new = [record(8, "Where was {} built?"), record(9, "Where was {} built?")]
+    loader = given(tiny_world, train=[1], val=[2], test=[3, *new]).test_dataloader()
+    assert isinstance(loader, EpisodeLoader)
+    flags = [flag for batch in loader for flag in batch.slices["unseen_template"].tolist()]
+    assert sorted(flags) == [False, True, True]
+
+
+@pytest.mark.parametrize("templates", [("Who founded {}?",), ("Where was {} built?",)])
+def test_no_slice_where_all_or_no_templates_are_new(tiny_world: TinyWorld, templates: tuple[str, ...]) -> None:
+    loader = given(tiny_world, train=[1], test=[record(9, template) for template in templates]).test_dataloader()
+    assert isinstance(loader, EpisodeLoader)
+    assert next(iter(loader)).slices == {}
+
+
+# --- hashes ----------------------------------------------------------------------------------------------------------
+
+
+def test_data_hash_is_of_what_the_records_say(tiny_world: TinyWorld) -> None:
+    base = given(tiny_world, train=[1], val=[2], test=[3])
+    assert (
+        given(tiny_world, train=[record(1, source="elsewhere row 9")], val=[2], test=[3]).data_hash()
+        == base.data_hash()
+    )
+    other = given(tiny_world, train=[record(1, rephrases=("By whom?",))], val=[2], test=[3]).data_hash()
+    assert other["train"] != base.data_hash()["train"]
+    assert other["val"] == base.data_hash()["val"]
