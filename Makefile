@@ -25,10 +25,10 @@ train: install ## Train the demo editor, then edit one fact with it
 		--ask "Which city is the capital of France?" --ask "What is the capital of Japan?"
 
 test: install ## Run all tests (PYTEST="-k name" adds arguments)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
 test-fast: install ## Run the tests that take no model and little time
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST)
 
 check: install ## Lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -98,15 +98,15 @@ def load_editor(folder: str | Path) -> LoadedEditor:
     folder = Path(folder)
     config = _read_config(folder)
     network_class, config_class = registered_editor(config.editor).load_network()
-    widths = {site: (d_in, d_out) for site, (d_in, d_out) in config.site_widths.items()}
     try:
+        widths = {site: (d_in, d_out) for site, (d_in, d_out) in config.site_widths.items()}
         network = network_class(widths, config_class(**config.editor_config))
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again."
         ) from error
-    except (RuntimeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {error}") from error
     return LoadedEditor(config, network)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -39,3 +42,26 @@ class KillAtBatch(CrashAtBatch):
     def crash(self) -> None:
         """Kill this process."""
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FullDiskAtBatch(CrashAtBatch):
+    """Lets the disk be full from batch number `batch` on: no file may grow beyond 20 kB. Undone by `disk_with_room`."""
+
+    def crash(self) -> None:
+        """Fill the disk."""
+        fill_disk(20_000)
+
+
+def fill_disk(room: int) -> None:
+    """Let no file grow beyond `room` bytes from now on."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@contextmanager
+def disk_with_room() -> Iterator[None]:
+    """Whatever happens to the disk inside, afterwards it has room."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -21,7 +21,7 @@ from editors.export.artifact import LoadedEditor, load_editor
 from editors.registry import EDITORS
 from editors.requests import EditRequest
 from editors.tokens import TokenBatch, collate_texts, encode_answers
-from tests.tiny_world import COUNTS, QUIET, TinyWorld, row, write_splits
+from tests.tiny_world import COUNTS, QUIET, TinyWorld, row, run, write_splits
 from train import EditorCLI
 
 pytestmark = [pytest.mark.slow, QUIET]
@@ -237,9 +237,20 @@ def test_fast_dev_run_trains_one_batch_and_leaves_the_other_runs_alone(
     cli = tiny_world.run("fit", root, "--trainer.fast_dev_run=true")
     assert cli.trainer.global_step == 1
     left = {path.name for path in root.rglob("*") if path.is_file()}
-    assert not left & {"last.ckpt", "best.ckpt", "model.safetensors"}
+    assert not left & {"best.ckpt", "model.safetensors"}
     tiny_world.run("fit", root, "--trainer.max_steps=1", "--trainer.val_check_interval=1")
     assert tiny_world.run("fit", root, "--ckpt_path=last", "--trainer.max_steps=2").trainer.global_step == 2
+
+
+def test_saved_configuration_runs_again_in_a_folder_of_its_own(life: Life) -> None:
+    first = life.folders()[0]
+    files = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    again = run(["fit", f"--config={first / 'config.yaml'}"])
+    folder = Path(again.trainer.default_root_dir)
+    assert folder.parent == life.root
+    assert folder not in life.folders()
+    assert (folder / "metrics.csv").read_text() == (first / "metrics.csv").read_text()
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == files
 
 
 # --- gradient accumulation -------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from tests.lifecycle.crashes import Crash
+from callbacks.checkpoint_io import CheckpointWriteError
+from tests.lifecycle.crashes import Crash, disk_with_room
 from tests.tiny_world import QUIET, RUN_FOLDER_VARIABLE, TinyWorld, run
 from train import EditorCLI
 
@@ -143,3 +144,17 @@ def test_resuming_after_a_kill_is_exact(tiny_world: TinyWorld, tmp_path: Path) -
     resumed = run(["fit", f"--config={case.config(tiny_world, root)}", "--ckpt_path=last"])
     whole = run(["fit", f"--config={case.config(tiny_world, tmp_path / 'whole')}"])
     assert_same_end(whole, resumed, 8)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_resuming_is_exact(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    case = CASES["steps"]
+    root = tmp_path / "runs"
+    full = {"class_path": "tests.lifecycle.crashes.FullDiskAtBatch", "init_args": {"batch": 6}}
+    config = case.config(tiny_world, root, full)
+    with disk_with_room(), pytest.raises(CheckpointWriteError, match="go on with --ckpt_path last"):
+        run(["fit", f"--config={config}"])
+    assert saved_batches(root) == 4
+    assert [path for path in root.rglob("*") if path.name.startswith(".")] == []
+    resumed = run(["fit", f"--config={case.config(tiny_world, root)}", "--ckpt_path=last"])
+    whole = run(["fit", f"--config={case.config(tiny_world, tmp_path / 'whole')}"])
+    assert_same_end(whole, resumed, 4)

@@ -1,0 +1,236 @@
+"""The benchmarks on a tiny random model: what they report hangs together. No test looks at how long anything takes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import application, training_run, training_step
+from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, peak_bytes, quartiles, resident_bytes
+from benchmarks.setting import Setting
+from benchmarks.training_run import TrainingRun, measure_training
+from editors.base_model import load_base_model, weights_hash
+from tests.tiny_world import row, write_model, write_tokenizer
+
+EPISODES, STEPS, WARMUP = 3, 4, 2
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_model(tmp_path_factory.mktemp("bench_model"), max_position_embeddings=256)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zsre(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that configs/data/zsre.yaml names."""
+    folder = tmp_path_factory.mktemp("bench_data")
+    splits = {"train": range(24), "val": range(24, 28), "test": range(28, 36)}
+    files: dict[str, Any] = {f"zsre_{split}": [row(n) for n in numbers] for split, numbers in splits.items()}
+    keys = ("subject", "src", "alt")
+    rows = [row(n) for n in range(36, 48)]
+    files["mquake_qa_edits_train"] = [
+        {**{key: r[key] for key in keys}, "rephrases": [r["rephrase"]], "relation_id": "P1"} for r in rows
+    ]
+    files["nq_locality_pool"] = [{"question": f"who sings song {n}", "answer": ["Anna Weld"]} for n in range(9)]
+    for name, values in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def setting(model: Path, zsre: Path) -> Setting:
+    return Setting(str(model), rank=8, num_blocks=2, path=str(zsre), threads=torch.get_num_threads())
+
+
+@pytest.fixture(scope="session")
+def run(setting: Setting) -> TrainingRun:
+    return measure_training(setting, EPISODES, STEPS, WARMUP)
+
+
+@pytest.fixture(scope="session")
+def applied(setting: Setting) -> application.Application:
+    return application.measure_application(setting, requests=3)
+
+
+def options(setting: Setting) -> list[str]:
+    """The command-line options for `setting`."""
+    values = {"base-model": setting.base_model, "rank": 8, "num-blocks": 2, "path": setting.path, "threads": 1}
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def printed(table: Table) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    def outer(self) -> None:
+        burn()
+        self.inner()
+
+    def inner(self) -> None:
+        burn()
+
+
+def burn(seconds: float = 0.02) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_an_inner_phase_is_not_charged_to_the_outer_one() -> None:
+    clock, worker = PhaseClock(), Worker()
+    with clock.charging(worker, "outer", "outer"), clock.charging(worker, "inner", "inner"):
+        clock.enter("rest")
+        total = cpu_seconds(worker.outer)
+        seconds = clock.take()
+    assert list(seconds) == ["rest", "outer", "inner"]
+    assert seconds["outer"] == pytest.approx(seconds["inner"], rel=0.5)
+    assert sum(seconds.values()) == pytest.approx(total, rel=0.2)
+    assert clock.take() == {}
+
+
+@pytest.mark.parametrize("owner", [Worker, Worker()], ids=["class", "object"])
+def test_a_charged_method_is_put_back_even_after_an_error(owner: Any) -> None:
+    clock = PhaseClock()
+    before = dict(vars(owner))
+    with pytest.raises(ZeroDivisionError), clock.charging(owner, "inner", "inner"):
+        assert vars(owner)["inner"] is not before.get("inner")
+        raise ZeroDivisionError
+    assert dict(vars(owner)) == before
+
+
+def test_quartiles() -> None:
+    assert quartiles([5.0]) == (5.0, 5.0, 5.0)
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+
+
+def test_a_unit_computes_all_weight_gradients_and_leaves_the_model_frozen(setting: Setting) -> None:
+    model = load_base_model(setting.base_model_config()).requires_grad_(requires_grad=False)
+    before = weights_hash(model)
+    seen: set[str] = set()
+    unit = UnitPass(model, setting.unit_text(setting.data(EPISODES)))
+
+    def note_gradients() -> None:
+        original()
+        seen.update(name for name, parameter in model.named_parameters() if parameter.grad is not None)
+
+    original = unit._pass
+    unit._pass = note_gradients  # type: ignore[method-assign]
+    assert unit() > 0
+    assert seen == {name for name, _ in model.named_parameters()}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert weights_hash(model) == before
+
+
+@pytest.mark.parametrize("wanted", [1, 14, 1000])
+def test_the_text_of_a_unit_is_the_closest_in_length(setting: Setting, wanted: int) -> None:
+    data = setting.data(EPISODES)
+    texts = [Setting(**{**vars(setting), "unit_tokens": n}).unit_text(data) for n in range(1, 60)]
+    text = Setting(**{**vars(setting), "unit_tokens": wanted}).unit_text(data)
+    assert abs(len(text) - wanted) == min(abs(len(other) - wanted) for other in texts)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_memory_is_told() -> None:
+    assert 0 < resident_bytes() <= peak_bytes() * 1.01
+
+
+# --- training step ---------------------------------------------------------------------------------------------------
+
+
+def test_every_timed_step_is_there_and_its_phases_add_up(run: TrainingRun) -> None:
+    assert run.episodes == EPISODES
+    assert len(run.steps) == STEPS
+    for step in run.steps:
+        assert set(step.phases) <= set(training_run.PHASES)
+        assert sum(step.phases.values()) == pytest.approx(step.cpu, rel=0.05)
+        for phase in ("prefix", "capture", "transform", "edited forward", "backward", "optimizer"):
+            assert step.phases[phase] > 0, phase
+
+
+def test_ratios_and_shares_make_sense(run: TrainingRun) -> None:
+    assert all(step.unit > 0 and step.wall > 0 for step in run.steps)
+    assert all(ratio > 0 for ratio in run.units_per_edit())
+    assert sum(sum(run.units_per_edit(phase)) for phase in training_run.PHASES) == pytest.approx(
+        sum(run.units_per_edit()), rel=0.05
+    )
+    assert run.edits_per_second() > 0
+    assert 0 <= run.padding_share() < 1
+    assert 0 <= run.prefix_padding_share() < 1
+    assert run.prefix_passes() >= 1
+
+
+def test_tokens_are_counted(run: TrainingRun) -> None:
+    for step in run.steps:
+        assert 0 < step.real_tokens <= step.padded_tokens
+        assert step.real_tokens <= step.prefix_tokens
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_the_peak_is_not_below_what_is_loaded(run: TrainingRun) -> None:
+    assert 0 < run.loaded <= run.peak <= run.process_peak
+
+
+def test_the_tables_and_the_summary_hold_every_phase(run: TrainingRun) -> None:
+    table = printed(training_step.time_table([run, run]))
+    assert all(f"{phase}, units" in table for phase in training_run.PHASES)
+    assert "peak above loaded" in printed(training_step.memory_table([run, run]))
+    summary = training_step.summary(run)
+    assert set(summary["phases_units_per_edit"]) == set(training_run.PHASES)
+    json.dumps(summary)
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_runs_from_the_command_line(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "training.json"
+    sizes = ["--episodes", "1", "2", "--steps=2", "--warmup=1", f"--output={output}"]
+    training_step.main([*options(setting), *sizes])
+    written = json.loads(output.read_text())
+    assert [(run["episodes"], len(run["steps"])) for run in written["runs"]] == [(1, 2), (2, 2)]
+    assert written["setting"]["rank"] == 8
+    assert "One training edit" in capsys.readouterr().out
+
+
+# --- application -----------------------------------------------------------------------------------------------------
+
+
+def test_every_request_is_measured_and_its_phases_add_up(applied: application.Application) -> None:
+    assert len(applied.edit) == len(applied.unit) == len(applied.tokens) == len(applied.generation) == 3
+    for index, total in enumerate(applied.edit):
+        assert sum(seconds[index] for seconds in applied.phases.values()) == pytest.approx(total)
+        assert all(applied.phases[phase][index] > 0 for phase in application.PHASES)
+
+
+def test_ratios_of_application_are_positive(applied: application.Application) -> None:
+    assert all(ratio > 0 for ratio in applied.units() + applied.generation_ratio())
+    assert applied.weights_check > 0
+    assert applied.first_edit > 0
+
+
+def test_application_from_the_command_line_on_built_in_facts(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "application.json"
+    application.main([f"--base-model={model}", "--rank=8", "--num-blocks=2", "--requests=2", f"--output={output}"])
+    written = json.loads(output.read_text())["application"]
+    assert written["units_per_edit"] > 0
+    assert len(written["edited_generation"]) == 2
+    assert "weights check" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""Tests of `callbacks.run_folder`: no run writes into another's folder, and the newest one is continued."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
+from editors.errors import EditorError
+from tests.tiny_world import RUN_FOLDER_VARIABLE, as_from_a_shell
+
+
+@pytest.fixture(autouse=True)
+def shell() -> Iterator[None]:
+    """Leave the environment as it was."""
+    with as_from_a_shell():
+        yield
+
+
+def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
+    folders = []
+    for _ in range(4):
+        folders.append(new_run_folder(tmp_path / "runs"))
+        forget_run_folder()
+    assert len(set(folders)) == 4
+    assert all(folder.is_dir() and folder.parent == tmp_path / "runs" for folder in folders)
+
+
+def test_processes_of_a_run_share_its_folder(tmp_path: Path) -> None:
+    folder = new_run_folder(tmp_path)
+    assert os.environ[RUN_FOLDER_VARIABLE] == str(folder)
+    assert new_run_folder(tmp_path) == folder
+
+
+def test_forgetting_nothing_is_allowed() -> None:
+    forget_run_folder()
+
+
+def checkpoint(folder: Path, age: int) -> Path:
+    path = folder / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    return path
+
+
+def test_last_checkpoint_is_the_newest_written(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "2026-01-03", age=50)
+    newest = checkpoint(tmp_path / "2026-01-01", age=0)
+    (tmp_path / "2026-01-09" / "checkpoints").mkdir(parents=True)
+    assert last_checkpoint(tmp_path) == newest
+
+
+def test_last_checkpoint_of_a_run_is_its_own(tmp_path: Path) -> None:
+    own = checkpoint(tmp_path / "first", age=50)
+    checkpoint(tmp_path / "second", age=0)
+    (tmp_path / "first" / "config.yaml").touch()
+    assert last_checkpoint(tmp_path / "first") == own
+
+
+def test_there_must_be_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(EditorError, match=r"no run in .* has a checkpoint"):
+        last_checkpoint(tmp_path)
+
+
+def test_a_saved_configuration_makes_its_runs_beside_the_first(tmp_path: Path) -> None:
+    assert runs_root(tmp_path) == tmp_path
+    (tmp_path / "config.yaml").touch()
+    assert runs_root(tmp_path) == tmp_path.parent
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("runs/mend", "runs/mend/NEW"),
+        ("runs/mend/logs", "runs/mend/NEW/logs"),
+        ("logs", "runs/mend/NEW/logs"),
+        (".", "runs/mend/NEW"),
+        ("runs/mender", "runs/mend/NEW/runs/mender"),
+        ("/elsewhere/logs", "/elsewhere/logs"),
+    ],
+)
+def test_paths_of_the_configuration_lie_in_the_run(path: str, place: str) -> None:
+    assert place_in_run(path, "runs/mend", "runs/mend/NEW") == place

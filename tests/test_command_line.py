@@ -1,0 +1,261 @@
+"""Tests of the command line: what it says when something is wrong, its help, and every configuration that ships."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from callbacks.checkpoint_io import AtomicCheckpointIO
+from configs.errors import ConfigurationError, short_message
+from tests.tiny_world import QUIET, RUN_FOLDER_VARIABLE, TinyWorld, as_from_a_shell, row, run
+from train import command_line, main
+
+pytestmark = QUIET
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+# A whole message is what fits on a few lines of a terminal.
+SHORT = 600
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def broken_rows(folder: Path) -> None:
+    rows = [
+        row(1),
+        {**row(2), "alt": ""},
+        {**row(3), "subject": "Nowhere"},
+        {k: v for k, v in row(4).items() if k != "loc"},
+    ]
+    (folder / "train.json").write_text(json.dumps(rows))
+
+
+def no_json(folder: Path) -> None:
+    (folder / "train.json").write_text('[{"subject": ')
+
+
+def leaking_rows(folder: Path) -> None:
+    (folder / "test.json").write_text((folder / "train.json").read_text())
+
+
+def nothing(folder: Path) -> None:
+    """Leave the data as they are."""
+
+
+NO_SUCH_MODEL = "--model.base_model.name=./no/such/model"
+MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
+    # name: (further arguments, what is done to the data, what the message must hold)
+    "key of the trainer": (["--trainer.max_step=3"], nothing, ["trainer.max_step", "'trainer.max_steps'"]),
+    "key of the trainer in YAML": (["--trainer={max_step: 3}"], nothing, ["'trainer.max_step'", "'trainer.max_steps'"]),
+    "key of the editor": (
+        ["--model.learning_rat=1"],
+        nothing,
+        ["'learning_rat'", "MEND", "did you mean 'learning_rate'"],
+    ),
+    "key of the network": (["--model.mend.rnk=1"], nothing, ["mend.rnk", "did you mean 'mend.rank'"]),
+    "key of the data": (["--data.pth=x"], nothing, ["'pth'", "EditDataModule", "did you mean 'path'"]),
+    "key of a source": (
+        ["--data.train+={class_path: datamodules.ZsRE, init_args: {fle: x}}"],
+        nothing,
+        ["data.train", "'fle'", "did you mean 'file'"],
+    ),
+    "key of a callback": (
+        ["--trainer.callbacks+={class_path: callbacks.Watchdog, init_args: {patienc: 3}}"],
+        nothing,
+        ["callbacks.Watchdog", "'patienc'", "did you mean 'patience'"],
+    ),
+    "section": (["--trainr.max_steps=3"], nothing, ["--trainr.max_steps", "did you mean 'trainer.max_steps'"]),
+    "editor": (["--model=editors.mend.module.MNED"], nothing, ["'MNED'", "did you mean 'MEND'"]),
+    "source": (["--data.val=[datamodules.ZsR]"], nothing, ["'ZsR'", "did you mean 'ZsRE'"]),
+    "type": (["--trainer.max_steps=soon"], nothing, ["trainer.max_steps", "must be int", "soon"]),
+    "nested type": (["--model.mend.rank=many"], nothing, ["model.mend.rank", "must be int", "many"]),
+    "choice": (["--model.lr_schedule=square"], nothing, ["model.lr_schedule", "'linear', 'cosine'", "square"]),
+    "range": (["--model.mend.rank=0"], nothing, ["rank", "must be at least 1", "0"]),
+    "configuration file": (["--config=nowhere.yaml"], nothing, ["config", "nowhere.yaml"]),
+    "site": (
+        ["--model.base_model.sites=[model.layers.3.mlp.up_prj]"],
+        nothing,
+        ["'model.layers.3.mlp.up_prj'", "Candidates", "model.layers.3.mlp.up_proj", "model.layers.3.self_attn.q_proj"],
+    ),
+    "base model's folder": ([NO_SUCH_MODEL], nothing, ["./no/such/model", "no such folder; give a Hub id"]),
+    "base model's file": (["--model.base_model.name=no/model.gguf"], nothing, ["no/model.gguf", "there is no file"]),
+    "base model's package": (
+        ["--model.base_model.name=package:nosuch/model.gguf"],
+        nothing,
+        ["'nosuch' is not installed", "pip install"],
+    ),
+    "base model on the Hub": (
+        ["--model.base_model.name=no-such/model"],
+        nothing,
+        ["'no-such/model'", "cannot be loaded"],
+    ),
+    "data file": (["--data.path=no/where"], nothing, ["no/where/train.json cannot be read", "check the path"]),
+    "rows": (
+        [],
+        broken_rows,
+        [
+            "train.json: 3 of 4 row(s) are broken",
+            "row 1: alt is empty",
+            "'Nowhere'",
+            "row 3: loc is missing",
+            "skip_invalid",
+        ],
+    ),
+    "JSON": ([], no_json, ["train.json", "not valid JSON"]),
+    "leak": ([], leaking_rows, ["train and test share 24 subject(s)", "on_leak: drop"]),
+    "checkpoint": (["--ckpt_path=last"], nothing, ["--ckpt_path last: no run in", "start one without"]),
+    "schedule": (
+        ["--trainer.max_steps=-1", "--trainer.max_epochs=-1"],
+        nothing,
+        ["lr_schedule 'linear' needs trainer.max_steps"],
+    ),
+    "number": (["--data.episodes_per_batch=0"], nothing, ["episodes_per_batch must be at least 1, got 0"]),
+}
+
+
+def failed(world: TinyWorld, tmp_path: Path, arguments: list[str], damage: Callable[[Path], None]) -> list[str]:
+    """Arguments of a run over a copy of the world's data that was damaged."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in world.data.iterdir():
+        (data / file.name).write_text(file.read_text())
+    damage(data)
+    return world.arguments("fit", tmp_path / "runs", f"--data.path={data}", *arguments)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_ends_in_a_short_message(
+    mistake: str,
+    tiny_world: TinyWorld,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It names the thing, its value, what is allowed and what to do; no step is taken; the exit code tells it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    arguments, damage, parts = MISTAKES[mistake]
+    with as_from_a_shell(), monkeypatch.context() as patch:
+        patch.setattr("sys.argv", ["train.py", *failed(tiny_world, tmp_path, arguments, damage)])
+        assert command_line() == 2
+    said = capsys.readouterr().err
+    message = said[said.index("error: ") :]
+    assert all(part in message for part in parts), message
+    assert len(message) < SHORT, message
+    assert "Traceback" not in said
+    assert "usage:" not in said
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+@pytest.mark.slow
+def test_mistake_in_a_process_of_its_own(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    arguments = failed(tiny_world, tmp_path, ["--model.mend.rnk=1"], nothing)
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != RUN_FOLDER_VARIABLE},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: model (editors.mend.module.MEND): ")
+    assert last.endswith("did you mean 'mend.rank'?")
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_verb_lists_the_verbs() -> None:
+    with as_from_a_shell(), pytest.raises(ConfigurationError, match=r"'fti'.*fit.*validate.*test.*export"):
+        main(["fti"])
+
+
+@pytest.mark.parametrize(
+    ("message", "short"),
+    [
+        ("something new", "something new"),
+        ("two\nlines", "two"),
+        ('Parser key "a.b":\n  broken', "a.b: broken"),
+        ("  Subtypes: [x]\n  Errors:\n    - Expected a path but x", "Subtypes: [x] Errors: - Expected a path but x"),
+        ("Option 'x' is not accepted", "Option 'x' is not accepted; --help lists what is"),
+    ],
+)
+def test_messages_of_an_unknown_form_are_kept(message: str, short: str) -> None:
+    assert short_message(message) == short
+
+
+# --- help and configurations -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["fit", "--help"], ["export", "--help"], ["fit", "--model.help=MEND"]]
+)
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with as_from_a_shell(), pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 0
+    assert "usage: " in capsys.readouterr().out
+
+
+def shipped() -> list[list[Path]]:
+    """Every configuration: those of `configs/` alone, the others together with an editor's."""
+    alone = sorted(CONFIGS.glob("*.yaml"))
+    parts = sorted(set(CONFIGS.rglob("*.yaml")) - set(alone))
+    return [[path] for path in alone] + [[CONFIGS / "mend.yaml", path] for path in parts]
+
+
+def test_configurations_are_found() -> None:
+    names = {path.relative_to(CONFIGS).as_posix() for paths in shipped() for path in paths}
+    assert {"mend.yaml", "demo.yaml", "lm/smollm2-135m.yaml", "data/zsre.yaml"} <= names
+    assert names == {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
+
+
+@pytest.mark.parametrize("paths", shipped(), ids=lambda paths: "+".join(path.stem for path in paths))
+def test_shipped_configuration_parses(paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    # What an editor's file leaves open, the files it is combined with give.
+    base = ["--model.base_model.name=somewhere", "--data=datamodules.EditDataModule"]
+    base += [f"--data.{split}=[]" for split in ("train", "val", "test")]
+    files = [f"--config={path}" for path in paths]
+    with as_from_a_shell(), pytest.raises(SystemExit) as done:
+        main(["fit", *files[:1], *(base if paths[0].stem == "mend" else []), *files[1:], "--print_config"])
+    assert done.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for path in paths:
+        assert contained(yaml.safe_load(path.read_text()), printed, str(path.name))
+
+
+def contained(part: Any, whole: Any, place: str) -> bool:
+    """Whether every setting of `part` is in `whole` (interpolated ones excepted); asserts on the first that is not."""
+    if isinstance(part, dict):
+        return all(contained(value, whole[key], f"{place}.{key}") for key, value in part.items())
+    if isinstance(part, list):
+        assert len(part) <= len(whole), place
+        return all(contained(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(part, whole, strict=False)))
+    assert part == whole or "${" in str(part), f"{place}: {part!r}, printed {whole!r}"
+    return True
+
+
+# --- wiring ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def short_run(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of one batch without files."""
+    root = tmp_path_factory.mktemp("wiring") / "runs"
+    return run(tiny_world.arguments("fit", root, "--trainer.fast_dev_run=true"))
+
+
+def test_checkpoints_are_written_whole(short_run: Any) -> None:
+    assert type(short_run.trainer.strategy.checkpoint_io) is AtomicCheckpointIO
+
+
+def test_the_next_run_of_the_process_gets_a_folder_of_its_own(short_run: Any) -> None:
+    assert RUN_FOLDER_VARIABLE not in os.environ
