@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from tests.tiny_world import row, write_model, write_tokenizer
 EPISODES, STEPS, WARMUP = 3, 4, 2
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_model(tmp_path_factory.mktemp("bench_model"), max_position_embeddings=256)
     write_tokenizer(folder)
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def zsre(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that configs/data/zsre.yaml names."""
     folder = tmp_path_factory.mktemp("bench_data")
@@ -46,17 +47,24 @@ def zsre(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def _threads_put_back() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
 def setting(model: Path, zsre: Path) -> Setting:
-    return Setting(str(model), rank=8, num_blocks=2, path=str(zsre), threads=torch.get_num_threads())
+    return Setting(str(model), rank=8, num_blocks=2, path=str(zsre))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(setting: Setting) -> TrainingRun:
     return measure_training(setting, EPISODES, STEPS, WARMUP)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def applied(setting: Setting) -> application.Application:
     return application.measure_application(setting, requests=3)
 
@@ -108,9 +116,14 @@ def test_an_inner_phase_is_not_charged_to_the_outer_one() -> None:
 def test_a_charged_method_is_put_back_even_after_an_error(owner: Any) -> None:
     clock = PhaseClock()
     before = dict(vars(owner))
-    with pytest.raises(ZeroDivisionError), clock.charging(owner, "inner", "inner"):
-        assert vars(owner)["inner"] is not before.get("inner")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with clock.charging(owner, "inner", "inner"):
+            assert vars(owner)["inner"] is not before.get("inner")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert dict(vars(owner)) == before
 
 
