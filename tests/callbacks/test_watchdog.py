@@ -74,9 +74,9 @@ def test_zero_gradient_stops(tiny_world: TinyWorld, tmp_path: Path) -> None:
 
 
 def test_edit_that_changes_nothing_stops(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    still = {"mend": MENDConfig(rank=4, edit_rate=0.0), "edit_rate_learning_rate": 0.0}
+    still = MENDConfig(rank=4, edit_rate=0.0)
     with pytest.raises(TrainingFault, match=r"check mend\.edit_rate") as error:
-        train(tiny_world, tmp_path, **still)
+        train(tiny_world, tmp_path, mend=still, edit_rate_learning_rate=0.0)
     assert fault(error) == "the edited logits equal the base model's"
 
 

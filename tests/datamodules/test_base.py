@@ -93,7 +93,7 @@ def test_leaky_records_stay_with_a_warning(tiny_world: TinyWorld, caplog: pytest
 def test_limit_val_takes_records_spread_evenly(tiny_world: TinyWorld, limit: int | None, kept: int) -> None:
     whole, limited = module(tiny_world).records["val"], module(tiny_world, limit_val=limit).records
     assert limited["val"] == whole[:: 8 // kept]
-    assert len(limited["train"]), len(limited["test"]) == (COUNTS["train"], COUNTS["test"])
+    assert (len(limited["train"]), len(limited["test"])) == (COUNTS["train"], COUNTS["test"])
 
 
 @pytest.mark.parametrize("name", ["episodes_per_batch", "edits_per_episode"])

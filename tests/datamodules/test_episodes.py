@@ -47,7 +47,7 @@ def said(tiny_world: TinyWorld) -> Any:
 
     def read(tokens: TokenBatch) -> list[tuple[int, str, str]]:
         texts = tokenizer.batch_decode(tokens.input_ids, skip_special_tokens=True)
-        answers = tokenizer.batch_decode([tokens.targets[tokens.rows == row] for row in range(tokens.num_texts)])
+        answers = tokenizer.batch_decode([tokens.targets[tokens.rows == row] for row in range(tokens.num_texts)])  # type: ignore[arg-type]
         return [
             (episode, text, answer.strip())
             for episode, text, answer in zip(tokens.episode.tolist(), texts, answers, strict=True)
