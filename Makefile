@@ -40,10 +40,9 @@ format: install ## Reformat, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Run every benchmark
-	@for script in benchmarks/[a-z]*.py; do \
-		[ ! -e "$$script" ] || { echo "$$script"; $(BIN)/python "$$script" || exit 1; }; \
-	done
+bench: install ## Measure what a training step and an application cost
+	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.application
 
 lock: ## Write the versions in .venv to requirements/lock.txt
 	@grep '^#' requirements/lock.txt > .venv/lock.txt

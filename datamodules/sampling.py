@@ -55,9 +55,8 @@ class EpisodeSampler(DistributedSampler[Any]):
         return len(self._batches())
 
     def __iter__(self) -> Iterator[EpisodeNumbers]:
-        """The batches of this epoch on this process, less the first `skip_batches` (which then is reset)."""
-        start, self.skip_batches = self.skip_batches, 0
-        return iter([(self.epoch, batch) for batch in self._batches()[start:]])
+        """The batches of this epoch on this process, less the first `skip_batches`."""
+        return iter([(self.epoch, batch) for batch in self._batches()[self.skip_batches :]])
 
     def _batches(self) -> list[list[list[int]]]:
         order = (
@@ -113,7 +112,10 @@ class EpisodeLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches of the epoch, from the resumed position on."""
         self._yielded = self.sampler.skip_batches
-        for batch in super().__iter__():
+        # With worker processes the sampler is started more than once here.
+        iterator = super().__iter__()
+        self.sampler.skip_batches = 0
+        for batch in iterator:
             self._yielded += 1
             yield batch
 

@@ -21,6 +21,7 @@ from editors.losses import answer_nll, episode_means
 from editors.tokens import TokenBatch
 
 _ANSWER_END = re.compile(r"[\n.;,!?]|$")
+_MARKS = " .,;:!?\"'"
 
 
 class MetricTable(nn.Module):
@@ -126,7 +127,8 @@ def generated_match(
 def _until_end(text: str, answer: str) -> str:
     """Cut `text` at the first sentence end, comma or line end that is not inside the answer's own length."""
     lead = len(text) - len(text.lstrip())
-    match = _ANSWER_END.search(text, min(len(text), lead + len(answer.strip())))
+    # An answer's own last mark ("Washington, D.C.") may be its end.
+    match = _ANSWER_END.search(text, min(len(text), lead + len(answer.strip().rstrip(_MARKS))))
     assert match is not None
     end_within = text.find("\n", lead)
     return text[: match.start() if end_within == -1 else min(match.start(), end_within)]
@@ -138,4 +140,4 @@ def _same(first: str, second: str) -> bool:
 
 def normalise_text(text: str) -> str:
     """Lower case, single spaces, no surrounding punctuation."""
-    return " ".join(text.casefold().split()).strip(" .,;:!?\"'")
+    return " ".join(text.casefold().split()).strip(_MARKS)
