@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 from rich.logging import RichHandler
@@ -19,7 +20,7 @@ from callbacks.export import export_artifact
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
 from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
-from configs.errors import ShortErrorParser
+from configs.errors import ShortErrorParser, own_error
 from datamodules import EditDataModule
 from editors.base import Editor
 from editors.errors import EditorError
@@ -78,11 +79,25 @@ class EditorCLI(LightningCLI):
         for name in ("logger", "callbacks"):
             _move(config.trainer.get(name), root, folder)
 
+    def instantiate_classes(self) -> None:
+        """Make everything; what a constructor says is wrong is not lost among what the parser says."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if own := own_error(error):
+                raise own from None
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning's trainer, with checkpoints that a full disk cannot destroy."""
+        """Lightning's trainer, with checkpoints that a full disk cannot destroy; a trial run writes none."""
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin from the configuration stays
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if self.config[self.subcommand].trainer.fast_dev_run:
+            # Lightning (2.6) writes `last.ckpt` even so, and `--ckpt_path last` would take it for the newest run's.
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint):
+                    callback.save_last = False
         return trainer
 
 

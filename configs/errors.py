@@ -49,6 +49,14 @@ class ShortErrorParser(LightningArgumentParser):
         raise ConfigurationError(short_message(message, _options(self))) from None
 
 
+def own_error(error: BaseException) -> EditorError | None:
+    """The error of ours that led to `error`, or `error` itself where it is ours."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, EditorError):
+        found = found.__cause__ or found.__context__
+    return found
+
+
 def short_message(message: str, options: Iterable[str] = ()) -> str:
     """The cause in a message of jsonargparse (checked with 4.53), with its place; the message itself if it has none.
 

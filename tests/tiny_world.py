@@ -155,8 +155,6 @@ class TinyWorld:
         return run(self.arguments(verb, root, *more, editor=editor))
 
 
-# A run may warn of what Lightning and jsonargparse do, but not of what we do.
-QUIET = pytest.mark.filterwarnings("default", "error:::callbacks|configs|datamodules|editors|train")
 _CALLBACKS = ("Watchdog", "ResultsFile", "ExampleTable", "ResultPlot", "ExportArtifact")
 
 

@@ -162,7 +162,7 @@ def plot_of(losses: int, scores: int) -> ResultPlot:
     plot.load_state_dict(
         {
             "losses": {name: [(step, 2.0 / (step + 1)) for step in range(losses)] for name in ("edit", "locality")},
-            "scores": {"reliability": [(step, 0.5) for step in range(scores)]},
+            "scores": {"reliability": [(step, 0.5) for step in range(scores)]} if scores else {},
         }
     )
     return plot

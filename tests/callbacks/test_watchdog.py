@@ -38,6 +38,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
+        limit_val_batches=0,
         log_every_n_steps=1,
         callbacks=[*faults, watchdog or Watchdog(PATIENCE)],
     )

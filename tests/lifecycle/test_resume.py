@@ -17,10 +17,10 @@ import yaml
 
 from callbacks.checkpoint_io import CheckpointWriteError
 from tests.lifecycle.crashes import Crash, disk_with_room
-from tests.tiny_world import QUIET, RUN_FOLDER_VARIABLE, TinyWorld, run
+from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, run
 from train import EditorCLI
 
-pytestmark = [pytest.mark.slow, QUIET]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 BATCHES = 6  # of an epoch: 24 records, 4 to a batch

@@ -45,6 +45,15 @@ class Case:
     def logits(self, state: str, tokens: TokenBatch) -> Tensor:
         return self.models[state].logits(tokens)
 
+    @torch.no_grad()
+    def logits_from_the_edge(self, state: str, tokens: TokenBatch) -> Tensor:
+        """EasyEdit numbers padded texts from the left edge, padding included; GPT-2 embeds these numbers."""
+        positions = torch.arange(tokens.input_ids.shape[1]).expand_as(tokens.input_ids)
+        output = self.models[state].model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, position_ids=positions
+        )
+        return output.logits.flatten(0, 1)[tokens.positions]
+
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def case(request: pytest.FixtureRequest, golden: Path) -> Case:
@@ -85,30 +94,31 @@ def test_token_accuracy_of_a_padded_batch(case: Case, state: str, kind: str, sid
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("kind", ["rewrite", "rephrase"])
 def test_token_accuracy_of_the_recorded_padded_batch(case: Case, state: str, kind: str) -> None:
-    """EasyEdit numbers padded texts from the left edge, padding included; so does a model that gets no numbers."""
-    lm = case.models[state]
     tokens = case.encode([pair for record in case.records for pair in pairs(record, kind)])
-    with torch.no_grad():
-        logits = lm.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, **edge_positions(tokens))
-    accuracy, _ = teacher_forced(logits.logits.flatten(0, 1)[tokens.positions], tokens, tokens.num_texts)[
-        "token_accuracy"
-    ]
+    logits = case.logits_from_the_edge(state, tokens)
+    accuracy, _ = teacher_forced(logits, tokens, tokens.num_texts)["token_accuracy"]
     assert accuracy.tolist() == pytest.approx(case.facts["batched"][state][f"{kind}_acc"], abs=1e-6)
 
 
-def edge_positions(tokens: TokenBatch) -> dict[str, Tensor]:
-    return {"position_ids": torch.arange(tokens.input_ids.shape[1]).expand_as(tokens.input_ids)}
-
-
 def test_locality_agreement(case: Case) -> None:
+    """A record's locality prompts are one padded batch in EasyEdit."""
     for record in case.records:
         tokens = case.encode(pairs(record, "locality"))
-        before, after = (case.logits(state, tokens) for state in STATES)
+        before, after = (case.logits_from_the_edge(state, tokens) for state in STATES)
         same, _ = agreement(before, after, tokens, tokens.num_texts)["token_agreement"]
         assert same.tolist() == pytest.approx(record["expected"]["post"]["neighborhood_acc"], abs=1e-6)
         for state, logits in (("pre", before), ("post", after)):
             said = [logits.argmax(-1)[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
             assert said == record["expected"][state]["neighborhood_output"]
+
+
+def test_locality_agreement_of_single_prompts_in_our_own_batch(case: Case) -> None:
+    single = [record for record in case.records if isinstance(record["locality_prompt"], str)]
+    tokens = case.encode([pair for record in single for pair in pairs(record, "locality")])
+    before, after = (case.logits(state, tokens) for state in STATES)
+    same, _ = agreement(before, after, tokens, tokens.num_texts)["token_agreement"]
+    expected = [record["expected"]["post"]["neighborhood_acc"][0] for record in single]
+    assert same.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_means_over_records(case: Case) -> None:
@@ -122,9 +132,10 @@ def test_means_over_records(case: Case) -> None:
 
 def test_mean_agreement_counts_each_record_once(case: Case) -> None:
     """The last record has two locality prompts; EasyEdit and we average them first."""
-    texts = [(number, pair) for number, record in enumerate(case.records) for pair in pairs(record, "locality")]
-    encoded = encode_answers(case.tokenizer, [pair for _, pair in texts])
-    tokens = collate_texts(encoded, [number for number, _ in texts], case.facts["pad_token_id"], "left")
-    before, after = (case.logits(state, tokens) for state in STATES)
-    same, _ = agreement(before, after, tokens, len(case.records))["token_agreement"]
-    assert same.mean().item() == pytest.approx(case.facts["mean"]["neighborhood_acc"], abs=1e-6)
+    agreements = []
+    for record in case.records:
+        texts = encode_answers(case.tokenizer, pairs(record, "locality"))
+        tokens = collate_texts(texts, [0] * len(texts), case.facts["pad_token_id"], "left")
+        before, after = (case.logits_from_the_edge(state, tokens) for state in STATES)
+        agreements.append(agreement(before, after, tokens, 1)["token_agreement"][0].item())
+    assert sum(agreements) / len(agreements) == pytest.approx(case.facts["mean"]["neighborhood_acc"], abs=1e-6)
