@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.base import EditDataModule
 from datamodules.locality_pool import read_locality_pool
@@ -162,6 +164,26 @@ def test_position_is_given_to_the_loader_made_later(tiny_world: TinyWorld) -> No
     assert resumed.state_dict() == {"yielded": 2}
     assert [batch.edit.input_ids.tolist() for batch in loader] == whole[2:]
     assert len(list(resumed.train_dataloader())) == len(whole)
+
+
+def test_position_is_given_to_the_loader_made_before(tiny_world: TinyWorld) -> None:
+    """DeepSpeed restores a checkpoint after the loaders were made."""
+    resumed = module(tiny_world, episodes_per_batch=4)
+    loader = resumed.train_dataloader()
+    whole = len(loader)
+    resumed.load_state_dict({"yielded": 2})
+    assert len(list(loader)) == whole - 2
+    assert len(list(resumed.train_dataloader())) == whole
+
+
+def test_position_means_nothing_outside_training(tiny_world: TinyWorld) -> None:
+    tested = module(tiny_world, episodes_per_batch=4)
+    tested.trainer = SimpleNamespace(  # type: ignore[assignment]
+        state=SimpleNamespace(fn=TrainerFn.TESTING), global_rank=0, world_size=1
+    )
+    tested.load_state_dict({"yielded": 2})
+    loader = tested.train_dataloader()
+    assert len(list(loader)) == len(loader)
 
 
 # --- slices ----------------------------------------------------------------------------------------------------------
