@@ -82,6 +82,10 @@ class TrainingRun:
         """Median CPU-seconds of one edit."""
         return statistics.median(step.cpu for step in self.steps) / self.episodes
 
+    def unit(self) -> float:
+        """Median CPU-seconds of a unit."""
+        return statistics.median(step.unit for step in self.steps)
+
     def edits_per_second(self) -> float:
         """Median edits in a second on the clock."""
         return self.episodes / statistics.median(step.wall for step in self.steps)

@@ -42,6 +42,7 @@ def time_table(runs: Sequence[TrainingRun]) -> Table:
     table.add_row(f"at most {_TARGET_UNITS}?", *(verdict(*pair) for pair in judged))
     table.add_section()
     table.add_row("total, CPU-seconds", *(f"{run.cpu_per_edit():.3f}" for run in runs))
+    table.add_row("a unit, CPU-seconds", *(f"{run.unit():.3f}" for run in runs))
     table.add_row("edits in a second", *(f"{run.edits_per_second():.2f}" for run in runs))
     return table
 
@@ -77,6 +78,7 @@ def summary(run: TrainingRun) -> dict[str, Any]:
         "units_per_edit": {"median": median, "quartiles": [first, third]},
         "phases_units_per_edit": {phase: quartiles(run.units_per_edit(phase))[1] for phase in PHASES},
         "cpu_seconds_per_edit": run.cpu_per_edit(),
+        "unit_cpu_seconds": run.unit(),
         "edits_per_second": run.edits_per_second(),
         "padding_share": run.padding_share(),
         "prefix_padding_share": run.prefix_padding_share(),
