@@ -24,6 +24,7 @@ from configs.errors import ShortErrorParser, own_error
 from datamodules import EditDataModule
 from editors.base import Editor
 from editors.errors import EditorError
+from editors.export.artifact import require_new_folder
 
 
 class EditTrainer(Trainer):
@@ -44,6 +45,7 @@ class EditTrainer(Trainer):
             datamodule: validates the editor, so that its card has metrics.
             ckpt_path: checkpoint to export; "last" takes the newest of this configuration's runs.
         """
+        require_new_folder(output)  # before the validation, which takes minutes
         self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path)
         results = {"metrics": stage_metrics(self, "val"), **run_facts(self, model)}
         return export_artifact(model, Path(output), results)
@@ -72,12 +74,28 @@ class EditorCLI(LightningCLI):
         """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
         config = self.config[self.subcommand]
         root = config.trainer.default_root_dir or "runs"
-        if config.get("ckpt_path") == "last":
-            config.ckpt_path = str(last_checkpoint(root))
+        config.ckpt_path = self._checkpoint(config.get("ckpt_path"), root)
         folder = str(new_run_folder(runs_root(root)))
         config.trainer.default_root_dir = folder
         for name in ("logger", "callbacks"):
             _move(config.trainer.get(name), root, folder)
+
+    def _checkpoint(self, path: str | None, root: str) -> str | None:
+        """The checkpoint that `--ckpt_path` means.
+
+        Raises:
+            EditorError: there is no such checkpoint, or none is named where only a trained editor makes sense.
+        """
+        if path is None and self.subcommand != "fit":
+            raise EditorError(
+                f"{self.subcommand} needs a trained editor: give --ckpt_path FILE, or --ckpt_path last for the newest "
+                f"run in {root}"
+            )
+        if path == "last":
+            return str(last_checkpoint(root))
+        if path is not None and not Path(path).exists():
+            raise EditorError(f"--ckpt_path {path}: there is no such file; a run keeps its own in checkpoints/")
+        return path
 
     def instantiate_classes(self) -> None:
         """Make everything; what a constructor says is wrong is not lost among what the parser says."""

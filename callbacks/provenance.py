@@ -26,13 +26,19 @@ def run_facts(trainer: Trainer, editor: Editor) -> dict[str, Any]:
         "edit_sites": editor.frozen.sites,
         "data": data_hash,
         "seed": os.environ.get("PL_GLOBAL_SEED"),
-        "step": trainer.global_step,
+        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+        "step": trained_steps(trainer, editor),
         "precision": str(trainer.precision),
         "processes": trainer.world_size,
         "versions": {package: _version(package) for package in _PACKAGES},
         "command": " ".join(sys.argv),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def trained_steps(trainer: Trainer, editor: Editor) -> int:
+    """Optimiser steps the editor was trained for, also where it was only restored to be scored."""
+    return trainer.global_step or editor.restored_step
 
 
 def _version(package: str) -> str:

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.provenance import run_facts
+from callbacks.provenance import run_facts, trained_steps
 from editors.base import Editor
 from editors.files import save_json
 
@@ -40,7 +40,7 @@ class ResultsFile(Callback):
         path = Path(trainer.default_root_dir) / "results" / f"{stage}_metrics.json"
         save_json({"metrics": metrics, **run_facts(trainer, editor)}, path)
         console = Console()
-        console.print(metrics_table(metrics, f"{stage} metrics at step {trainer.global_step}"))
+        console.print(metrics_table(metrics, f"{stage} metrics at step {trained_steps(trainer, editor)}"))
         if stage == "test":
             console.print(f"All metrics: {path}")
 

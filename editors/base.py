@@ -91,6 +91,7 @@ class Editor(LightningModule):
         self.evaluator = Evaluator(generate_in_validation=generate_in_validation)
         self.strict_loading = False
         self.last_losses: EpisodeLosses | None = None
+        self.restored_step = 0
         self._hash_before_fit = ""
 
     @abstractmethod
@@ -227,7 +228,7 @@ class Editor(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(_FROZEN_PREFIX)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint holds exactly this editor (the base model excepted).
+        """Check that the checkpoint holds exactly this editor (the base model excepted), and keep its step.
 
         Raises:
             EditorError: tensors are missing or have other shapes.
@@ -241,6 +242,7 @@ class Editor(LightningModule):
                 f"the checkpoint does not fit this editor: {len(wrong)} tensor(s) differ, first {key!r} (checkpoint "
                 f"{found.get(key)}, editor {wanted.get(key)}). Use the configuration the checkpoint was trained with."
             )
+        self.restored_step = int(checkpoint["global_step"])
 
     def base_model_dict(self) -> dict[str, Any]:
         """The base model's configuration in plain values."""

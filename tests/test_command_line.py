@@ -113,6 +113,7 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
     "JSON": ([], no_json, ["train.json", "not valid JSON"]),
     "leak": ([], leaking_rows, ["train and test share 1 subject(s)", "on_leak: drop"]),
     "checkpoint": (["--ckpt_path=last"], nothing, ["--ckpt_path last: no run in", "start one without"]),
+    "checkpoint file": (["--ckpt_path=no/such.ckpt"], nothing, ["--ckpt_path no/such.ckpt: there is no such file"]),
     "schedule": (
         ["--trainer.max_steps=-1", "--trainer.max_epochs=-1"],
         nothing,

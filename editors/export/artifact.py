@@ -62,6 +62,17 @@ class ArtifactConfig:
     format: str = FORMAT
 
 
+def require_new_folder(folder: str | Path) -> None:
+    """Check that an artifact can be written to `folder`.
+
+    Raises:
+        ArtifactError: it holds something already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} exists already; name a new folder, or remove it first")
+
+
 def save_artifact(folder: str | Path, config: ArtifactConfig, state: dict[str, Tensor]) -> Path:
     """Write a trained editor; the folder appears only when it is complete.
 
@@ -74,8 +85,7 @@ def save_artifact(folder: str | Path, config: ArtifactConfig, state: dict[str, T
         ArtifactError: the folder holds something already.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists already; name a new folder, or remove it first")
+    require_new_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

@@ -47,6 +47,7 @@ def trainer(folder: Path, **attributes: Any) -> Any:
     """What callbacks read of a trainer."""
     metrics = {f"val/{name}": torch.tensor(value) for name, value in METRICS.items()}
     defaults = {
+        "ckpt_path": None,
         "callback_metrics": {**metrics, "train/edit_loss": torch.tensor(2.0)},
         "default_root_dir": str(folder),
         "global_step": 7,
@@ -86,6 +87,7 @@ def test_results_file_has_metrics_and_facts(tmp_path: Path, editor: MEND) -> Non
     results = json.loads((tmp_path / "results" / "val_metrics.json").read_text())
     assert results["metrics"] == pytest.approx(METRICS)
     assert (results["step"], results["precision"], results["processes"]) == (7, "32-true", 1)
+    assert results["checkpoint"] is None
 
 
 @pytest.mark.parametrize("attributes", [{"sanity_checking": True}, {"is_global_zero": False}, {"callback_metrics": {}}])

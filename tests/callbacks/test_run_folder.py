@@ -35,8 +35,11 @@ def test_processes_of_a_run_share_its_folder(tmp_path: Path) -> None:
     assert new_run_folder(tmp_path) == folder
 
 
-def test_forgetting_nothing_is_allowed() -> None:
-    forget_run_folder()
+def test_forgetting_is_complete_and_may_be_repeated(tmp_path: Path) -> None:
+    new_run_folder(tmp_path)
+    for _ in range(2):
+        forget_run_folder()
+        assert RUN_FOLDER_VARIABLE not in os.environ
 
 
 def checkpoint(folder: Path, age: int) -> Path:

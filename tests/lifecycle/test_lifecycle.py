@@ -132,9 +132,28 @@ def test_results_carry_the_facts_that_make_them_checkable(life: Life, folder: in
     assert results["base_weights"] == weights_hash(life.editor.frozen.model, torch.bfloat16)
     assert {split: len(digest) for split, digest in results["data"].items()} == dict.fromkeys(COUNTS, 64)
     assert results["seed"] == "0"
+    assert results["step"] == (STEPS_BEFORE_RESUMING if folder == 0 else STEPS)
+    restored = {1: 0, 2: 1, 3: 1}
+    expected = str(life.folders()[restored[folder]] / "checkpoints" / "last.ckpt") if folder else None
+    assert results["checkpoint"] == expected
     assert results["versions"]["torch"] == torch.__version__
     for promise in ("reliability", "generality", "locality"):
         assert 0 <= results["metrics"][f"{promise}/teacher_forced/token_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "export"])
+def test_an_untrained_editor_is_neither_scored_nor_exported(tiny_world: TinyWorld, tmp_path: Path, verb: str) -> None:
+    output = ["--output=exported"] if verb == "export" else []
+    with pytest.raises(EditorError, match=rf"{verb} needs a trained editor: give --ckpt_path"):
+        tiny_world.run(verb, tmp_path / "runs", *output)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_export_looks_at_its_folder_before_it_validates(life: Life, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    last = life.folders()[1] / "checkpoints" / "last.ckpt"
+    with pytest.raises(EditorError, match="exists already"):
+        tiny_world.run("export", tmp_path / "runs", f"--ckpt_path={last}", f"--output={life.artifact}")
+    assert not list((tmp_path / "runs").rglob("val_metrics.json"))
 
 
 def test_validation_of_a_checkpoint_repeats_the_numbers_of_training(life: Life) -> None:
