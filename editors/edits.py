@@ -227,12 +227,10 @@ def _layer(model: nn.Module, site: str, update: SiteUpdate) -> nn.Module:
 
 def _branch(update: SiteUpdate, episode: Tensor | None) -> Any:
     """A forward hook that adds `(x u^T) v` to the layer's output, in float32."""
+    u, v = (update.u, update.v) if episode is None else (update.u[episode], update.v[episode])
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
-        u, v = update.u, update.v
-        if episode is not None:
-            u, v = u[episode], v[episode]
         # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer.
         x = x.reshape(len(u), -1, x.shape[-1]) if episode is not None else x
         with torch.autocast(x.device.type, enabled=False):

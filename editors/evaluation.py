@@ -5,6 +5,7 @@ Shape legend: E episodes, N answer tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,9 +60,8 @@ class Evaluator:
         values = _forced_scores(probes, base, edited, batch.num_episodes)
         values |= _losses(editor, batch, base, edited)
         if generate:
-            for name in names:
-                if name != "ground_truth":
-                    values |= _generated_scores(editor, name, probes[name], edit, batch.num_episodes)
+            probes.pop("ground_truth", None)
+            values |= _generated_scores(editor, probes, edit, batch.num_episodes)
         for name, (value, present) in values.items():
             self._table.update(name, value, present)
             for part, member in batch.slices.items():
@@ -116,25 +116,27 @@ def _losses(editor: Editor, batch: EditBatch, base: dict[str, Tensor], edited: d
 
 
 def _generated_scores(
-    editor: Editor, name: str, tokens: TokenBatch, edit: LowRankEdit, count: int
+    editor: Editor, probes: dict[str, TokenBatch], edit: LowRankEdit, count: int
 ) -> dict[str, _Values]:
-    """Free-generation measures of one promise, before and after the edit."""
-    tokenizer = editor.tokenizer
-    answers = tokenizer.batch_decode([tokens.targets[tokens.rows == row].tolist() for row in range(tokens.num_texts)])
-    before = continuations(editor.frozen, tokenizer, tokens, None)
-    after = continuations(editor.frozen, tokenizer, tokens, edit)
+    """Free-generation measures of every promise, before and after the edit."""
+    base = _continuations(editor.frozen, editor.tokenizer, list(probes.values()), None)
+    edited = _continuations(editor.frozen, editor.tokenizer, list(probes.values()), edit)
     values: dict[str, _Values] = {}
-    for prefix, texts in (("before/", before), ("", after)):
-        for measure, value in generated_match(texts, answers, tokens.episode, count).items():
-            values[f"{prefix}{name}/generated/{measure}"] = value
-    if name.startswith("locality"):
-        same = torch.tensor([float(old == new) for old, new in zip(before, after, strict=True)], device=edit.device)
-        values[f"{name}/generated/exact_agreement"] = episode_means(same, tokens.episode, count)
+    for (name, tokens), before, after in zip(probes.items(), base, edited, strict=True):
+        ids = [tokens.targets[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
+        answers = editor.tokenizer.batch_decode(ids)
+        for prefix, texts in (("before/", before), ("", after)):
+            for measure, value in generated_match(texts, answers, tokens.episode, count).items():
+                values[f"{prefix}{name}/generated/{measure}"] = value
+        if name.startswith("locality"):
+            same = torch.tensor([float(old == new) for old, new in zip(before, after, strict=True)], device=edit.device)
+            values[f"{name}/generated/exact_agreement"] = episode_means(same, tokens.episode, count)
     return values
 
 
-def continuations(
-    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, tokens: TokenBatch, edit: LowRankEdit | None
-) -> list[str]:
-    """What the model says after each prompt, greedily, a few tokens past the answer's length."""
-    return tokenizer.batch_decode(frozen.generate(tokens, edit, EXTRA_TOKENS), skip_special_tokens=True)
+def _continuations(
+    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, batches: Sequence[TokenBatch], edit: LowRankEdit | None
+) -> list[list[str]]:
+    """What the model says after each prompt, greedily, a few tokens past the answer's length; for each batch."""
+    generated = frozen.generate(batches, edit, EXTRA_TOKENS)
+    return [tokenizer.batch_decode(texts, skip_special_tokens=True) for texts in generated]

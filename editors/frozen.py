@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +86,7 @@ class FrozenLM(nn.Module):
         compact = [_Compact(batch) for batch in batches]
         hidden: list[Tensor | None] = [None] * len(batches)
         pass_cost = _PASS_COST.get(batches[0].input_ids.device.type, _PASS_COST_ELSEWHERE)
-        for group in _length_groups(lengths, pass_cost):
+        for group in _groups(lengths, lambda texts, length: pass_cost + texts * length):
             chosen = [rows[i] for i in group]
             states = self._prefix_group(compact, chosen, max(lengths[i] for i in group))
             for b in dict.fromkeys(b for b, _ in chosen):
@@ -216,32 +216,44 @@ class FrozenLM(nn.Module):
         return factors, loss.detach()
 
     @torch.no_grad()
-    def generate(self, tokens: TokenBatch, edit: LowRankEdit | None = None, extra_tokens: int = 0) -> list[list[int]]:
+    def generate(
+        self, batches: Sequence[TokenBatch], edit: LowRankEdit | None = None, extra_tokens: int = 0
+    ) -> list[list[list[int]]]:
         """Greedy continuation of each text's prompt, `extra_tokens` longer than its answer.
 
+        Texts of all batches are run together, grouped by the length of their answers: a pass reads all weights for one
+        more token of each text, so few long passes with many texts are cheapest.
+
         Returns:
-            For each text the generated ids; padding follows where the model ended early.
+            For each batch and text the generated ids; padding follows where the model ended early.
         """
-        compact = _Compact(tokens)
-        counts = torch.bincount(tokens.rows, minlength=tokens.num_texts)
-        # The prompt ends where the first answer token is predicted; a text may go on after its answer.
-        ends = tokens.position_ids().flatten()[tokens.positions] + 1
-        prompt_lengths = tokens.attention_mask.sum(dim=1).scatter_reduce(0, tokens.rows, ends, "amin").tolist()
-        width = max(prompt_lengths)
+        prompts = [prompt for batch in batches for prompt in _prompts(batch)]
+        generated: list[list[int]] = [[] for _ in prompts]
+        device = batches[0].input_ids.device if batches else torch.device("cpu")
+        pass_cost = _PASS_COST.get(device.type, _PASS_COST_ELSEWHERE)
+        lengths = [prompt.answer_length + extra_tokens for prompt in prompts]
+        for group in _groups(lengths, lambda texts, length: length * (pass_cost + texts)):
+            outputs = self._generate_group([prompts[i] for i in group], edit, max(lengths[i] for i in group))
+            for i, output in zip(group, outputs, strict=True):
+                generated[i] = output[: lengths[i]]
+        counts = [batch.num_texts for batch in batches]
+        return [generated[sum(counts[:b]) : sum(counts[: b + 1])] for b in range(len(counts))]
+
+    def _generate_group(self, prompts: Sequence[_Prompt], edit: LowRankEdit | None, length: int) -> list[list[int]]:
+        """`length` tokens after each prompt, all prompts in one batch."""
+        device = prompts[0].ids.device
         pad = self.model.generation_config.pad_token_id or 0
-        ids = torch.full((tokens.num_texts, width), pad, device=tokens.input_ids.device)
+        width = max(len(prompt.ids) for prompt in prompts)
+        ids = torch.full((len(prompts), width), pad, device=device)
         mask = torch.zeros_like(ids)
-        for row, length in enumerate(prompt_lengths):
-            ids[row, width - length :] = compact.input_ids[row, :length]
-            mask[row, width - length :] = 1
-        applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt.ids) :] = prompt.ids
+            mask[row, width - len(prompt.ids) :] = 1
+        episode = torch.tensor([prompt.episode for prompt in prompts], device=device)
+        applied = nullcontext() if edit is None else edit.applied(self.model, episode)
         with applied, self._greedy(pad):
-            output = self.model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=int(counts.max()) + extra_tokens
-            )
-        return [
-            row[: count + extra_tokens] for row, count in zip(output[:, width:].tolist(), counts.tolist(), strict=True)
-        ]
+            output = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length)
+        return output[:, width:].tolist()
 
     @contextmanager
     def _greedy(self, pad: int) -> Iterator[None]:
@@ -277,15 +289,39 @@ class _Compact:
         return hidden
 
 
-def _length_groups(lengths: Sequence[int], pass_cost: int) -> list[list[int]]:
-    """Indices of texts in groups of similar length: those with the least padded tokens plus `pass_cost` a group."""
+@dataclass
+class _Prompt:
+    """A text up to its answer."""
+
+    ids: Tensor
+    answer_length: int
+    episode: int
+
+
+def _prompts(batch: TokenBatch) -> list[_Prompt]:
+    """Each text's prompt. It ends where the first answer token is predicted; a text may go on after its answer."""
+    counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
+    ends = batch.position_ids().flatten()[batch.positions] + 1
+    lengths = batch.attention_mask.sum(dim=1).scatter_reduce(0, batch.rows, ends, "amin").tolist()
+    ids = _Compact(batch).input_ids
+    parts = zip(lengths, counts, batch.episode.tolist(), strict=True)
+    return [_Prompt(ids[row, :length], count, episode) for row, (length, count, episode) in enumerate(parts)]
+
+
+def _groups(lengths: Sequence[int], cost: Callable[[int, int], int]) -> list[list[int]]:
+    """Indices of texts in groups of similar length, such that the groups' costs add up to the least.
+
+    Args:
+        lengths: of the texts.
+        cost: what a group of so many texts costs if the longest has such a length.
+    """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     # For the `end` shortest texts: the least cost, and where the last group of that solution starts.
     best = {0: (0, 0)}
     end = 0
-    for width, count in sorted(Counter(lengths).items()):
+    for length, count in sorted(Counter(lengths).items()):
         end += count
-        best[end] = min((cost + pass_cost + (end - start) * width, start) for start, (cost, _) in best.items())
+        best[end] = min((before + cost(end - start, length), start) for start, (before, _) in best.items())
     groups: list[list[int]] = []
     while end:
         start = best[end][1]

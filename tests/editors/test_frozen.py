@@ -113,8 +113,8 @@ def everything(lm: FrozenLM, tokens: TokenBatch, edit: LowRankEdit) -> dict[str,
         "edited_from_prefix": lambda: lm.logits(tokens, edit, hidden()),
         "capture": lambda: lm.capture(tokens, tokens.num_texts),
         "capture_from_prefix": lambda: lm.capture(tokens, tokens.num_texts, hidden()),
-        "generate": lambda: lm.generate(tokens),
-        "generate_edited": lambda: lm.generate(tokens, edit),
+        "generate": lambda: lm.generate([tokens])[0],
+        "generate_edited": lambda: lm.generate([tokens], edit)[0],
     }
 
 
@@ -435,13 +435,13 @@ def test_the_base_model_stays_in_eval_mode(llama: FrozenLM) -> None:
 def test_works_in_inference_mode(lm: FrozenLM) -> None:
     edit = random_edit(lm.site_widths(), num_episodes=4)
     tokens = random_batch(LENGTHS, "left")
-    logits, generated = lm.logits(tokens, edit), lm.generate(tokens, edit)
+    logits, generated = lm.logits(tokens, edit), lm.generate([tokens], edit)[0]
     factors, loss = lm.capture(tokens, num_episodes=4)
     with torch.inference_mode():
         inside = random_batch(LENGTHS, "left")
         (hidden,) = lm.prefix([inside])
         close(lm.logits(inside, edit, hidden), logits)
-        assert lm.generate(inside, edit) == generated
+        assert lm.generate([inside], edit)[0] == generated
         again, loss_again = lm.capture(inside, num_episodes=4, hidden=hidden)
     assert_same_factors(again, factors)
     close(loss_again, loss)
@@ -456,7 +456,19 @@ def test_generate_continues_each_prompt_as_if_alone(lm: FrozenLM, side: PaddingS
     expected = [
         plain_greedy(lm.model, text.ids[: text.answer_start], text.answer_end - text.answer_start) for text in texts
     ]
-    assert lm.generate(collate_texts(texts, range(4), PAD_ID, side)) == expected
+    assert lm.generate([collate_texts(texts, range(4), PAD_ID, side)]) == [expected]
+
+
+def test_generate_runs_several_batches_as_if_each_were_alone(llama: FrozenLM) -> None:
+    """Texts with answers of like length are run together, whatever batch and episode they come from."""
+    batches = [
+        collate_texts(random_texts(LENGTHS, max_answer=6, seed=seed), range(4), PAD_ID, side)
+        for seed, side in enumerate(SIDES)
+    ]
+    edit = random_edit(llama.site_widths(), num_episodes=4, scale=1.0)
+    for used in (edit, None):
+        assert llama.generate(batches, used, 40) == [llama.generate([batch], used, 40)[0] for batch in batches]
+    assert llama.generate([]) == []
 
 
 def test_generate_with_an_edit_equals_generating_with_changed_weights(lm: FrozenLM) -> None:
@@ -468,8 +480,8 @@ def test_generate_with_an_edit_equals_generating_with_changed_weights(lm: Frozen
         for e, text in zip(episode, texts, strict=True)
     ]
     tokens = collate_texts(texts, episode, PAD_ID, "right")
-    assert lm.generate(tokens, edit) == expected
-    assert lm.generate(tokens) != expected
+    assert lm.generate([tokens], edit)[0] == expected
+    assert lm.generate([tokens])[0] != expected
 
 
 def test_generate_can_go_on_after_the_answer(llama: FrozenLM) -> None:
@@ -479,27 +491,27 @@ def test_generate_can_go_on_after_the_answer(llama: FrozenLM) -> None:
         plain_greedy(llama.model, text.ids[: text.answer_start], text.answer_end - text.answer_start + 4)
         for text in texts
     ]
-    assert llama.generate(collate_texts(texts, range(4), PAD_ID), extra_tokens=4) == expected
+    assert llama.generate([collate_texts(texts, range(4), PAD_ID)], extra_tokens=4) == [expected]
 
 
 def test_generate_ignores_tokens_after_the_answer(llama: FrozenLM) -> None:
     """A tokenizer may close each text with an end-of-text token."""
     texts = random_texts(LENGTHS, max_answer=6)
     closed = [EncodedText((*text.ids, EOS_ID), text.answer_start, text.answer_end) for text in texts]
-    expected = llama.generate(collate_texts(texts, range(4), PAD_ID))
-    assert llama.generate(collate_texts(closed, range(4), PAD_ID)) == expected
+    expected = llama.generate([collate_texts(texts, range(4), PAD_ID)])
+    assert llama.generate([collate_texts(closed, range(4), PAD_ID)]) == expected
 
 
 def test_generate_is_greedy_whatever_the_model_ships_with(llama: FrozenLM) -> None:
     """Chat models come with sampling and repetition penalties in their generation config."""
     tokens = collate_texts(random_texts(LENGTHS, max_answer=6), range(4), PAD_ID)
     llama.model.generation_config.eos_token_id = None
-    expected = llama.generate(tokens)
+    expected = llama.generate([tokens])[0]
     shipped = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 50.0, "no_repeat_ngram_size": 1}
     for name, value in shipped.items():
         setattr(llama.model.generation_config, name, value)
     settings = llama.model.generation_config.to_dict()
-    assert llama.generate(tokens) == expected
+    assert llama.generate([tokens])[0] == expected
     assert llama.model.generation_config.to_dict() == settings
 
 
@@ -507,10 +519,10 @@ def test_a_text_that_ends_early_does_not_stop_the_others(llama: FrozenLM) -> Non
     texts = random_texts(LENGTHS, max_answer=6, seed=3)
     tokens = collate_texts(texts, range(4), PAD_ID)
     llama.model.generation_config.eos_token_id = None
-    endless = llama.generate(tokens)
+    endless = llama.generate([tokens])[0]
     end = endless[0][0]
     llama.model.generation_config.eos_token_id = end
-    for cut, full in zip(llama.generate(tokens), endless, strict=True):
+    for cut, full in zip(llama.generate([tokens])[0], endless, strict=True):
         stop = full.index(end) + 1 if end in full else len(full)
         assert cut[:stop] == full[:stop]
         assert set(cut[stop:]) <= {PAD_ID}
