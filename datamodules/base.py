@@ -54,6 +54,8 @@ class EditDataModule(LightningDataModule):
         locality_per_edit: locality texts for each training edit.
         other_targets: share of training edits that get another answer of the training data as their target, so that
             the editor learns to place any answer; 0 keeps every record's own.
+        edit_prompt_as_rephrase: share of training edits whose outer loss is on the edit prompt itself; 0 takes a
+            paraphrase wherever there is one.
         eval_batch_size: edits scored together in validation and test.
         limit_val: use only this many validation records, spread evenly; `None` for all.
         max_length: longest text in tokens.
@@ -77,6 +79,7 @@ class EditDataModule(LightningDataModule):
         edits_per_episode: int = 1,
         locality_per_edit: int = 1,
         other_targets: float = 0.0,
+        edit_prompt_as_rephrase: float = 0.0,
         eval_batch_size: int = 32,
         limit_val: int | None = None,
         max_length: int = 512,
@@ -90,8 +93,10 @@ class EditDataModule(LightningDataModule):
         for name, value in (("episodes_per_batch", episodes_per_batch), ("edits_per_episode", edits_per_episode)):
             if value < 1:
                 raise DataError(f"{name} must be at least 1, got {value}")
-        if not 0 <= other_targets <= 1:
-            raise DataError(f"other_targets is a share between 0 and 1, got {other_targets}")
+        shares = {"other_targets": other_targets, "edit_prompt_as_rephrase": edit_prompt_as_rephrase}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise DataError(f"{name} is a share between 0 and 1, got {share}")
         self.base_model = base_model
         self.path = Path(path)
         self.locality_pool = locality_pool or []
@@ -99,6 +104,7 @@ class EditDataModule(LightningDataModule):
         self.edits_per_episode = edits_per_episode
         self.locality_per_edit = locality_per_edit
         self.other_targets = other_targets
+        self.edit_prompt_as_rephrase = edit_prompt_as_rephrase
         self.eval_batch_size = eval_batch_size
         self.limit_val = limit_val
         self.max_length = max_length
@@ -158,7 +164,13 @@ class EditDataModule(LightningDataModule):
             raise DataError("there is no training record; name a source in data.train")
         records = self.records["train"]
         dataset = TrainingEpisodes(
-            records, self._collator(), self._pool, self.locality_per_edit, self.other_targets, self.seed
+            records,
+            self._collator(),
+            self._pool,
+            locality_per_edit=self.locality_per_edit,
+            other_targets=self.other_targets,
+            edit_prompt_as_rephrase=self.edit_prompt_as_rephrase,
+            seed=self.seed,
         )
         sampler = self._sampler(records, self.episodes_per_batch, self.edits_per_episode, shuffle=True)
         self._train_loader = EpisodeLoader(dataset, sampler, self.num_workers)

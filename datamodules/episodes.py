@@ -52,6 +52,7 @@ class TrainingEpisodes(Dataset[EditBatch]):
         locality_per_edit: locality texts for each edit.
         other_targets: share of edits that get another target than their record's: an answer of any other record or
             locality question. An editor must place any answer, and data sets have few.
+        edit_prompt_as_rephrase: share of edits whose outer loss is on the edit prompt itself, not on a paraphrase.
         seed: seed of the choices.
     """
 
@@ -60,8 +61,10 @@ class TrainingEpisodes(Dataset[EditBatch]):
         records: Sequence[EditRecord],
         collate: EpisodeCollator,
         locality_pool: Sequence[Probe],
+        *,
         locality_per_edit: int,
         other_targets: float,
+        edit_prompt_as_rephrase: float,
         seed: int,
     ) -> None:
         self._records = records
@@ -69,6 +72,7 @@ class TrainingEpisodes(Dataset[EditBatch]):
         self._pool = locality_pool
         self._locality_per_edit = locality_per_edit
         self._other_targets = other_targets
+        self._edit_prompt_as_rephrase = edit_prompt_as_rephrase
         self._targets = _all_answers(records, locality_pool)
         self._seed = seed
 
@@ -84,7 +88,8 @@ class TrainingEpisodes(Dataset[EditBatch]):
                 choose = random.Random(f"{self._seed}/{epoch}/{index}")
                 target = choose.choice(self._targets) if choose.random() < self._other_targets else record.target_new
                 edit[number].append((record.prompt, target))
-                rephrase[number].append((choose.choice(record.rephrases or (record.prompt,)), target))
+                own = not record.rephrases or choose.random() < self._edit_prompt_as_rephrase
+                rephrase[number].append((record.prompt if own else choose.choice(record.rephrases), target))
                 locality[number] += self._locality(record, choose)
         return EditBatch(
             num_episodes=len(episodes),

@@ -31,6 +31,16 @@ class EncodedText:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What the model has to read: the last answer token, and any after it, predict nothing that is scored."""
+        return self.ids[: self.answer_end - 1]
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The answer tokens."""
+        return self.ids[self.answer_start : self.answer_end]
+
 
 def encode_answers(
     tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, str]], max_length: int | None = None
@@ -83,7 +93,7 @@ def _mark_answer(
 
 @dataclass
 class TokenBatch:
-    """Texts ready for the base model, with the places where their answers are predicted.
+    """Texts ready for the base model, up to their last answer token but one, with the places that predict answers.
 
     Args:
         input_ids: `[B, T]` token ids.
@@ -136,22 +146,22 @@ def collate_texts(
     padding_side: PaddingSide = "right",
 ) -> TokenBatch:
     """Pad `texts` into one `TokenBatch`; text `i` belongs to episode `episode[i]` (non-decreasing)."""
-    width = max((len(text) for text in texts), default=1)
+    width = max((len(text.read) for text in texts), default=1)
     input_ids = torch.full((len(texts), width), pad_id, dtype=torch.long)
     mask = torch.zeros_like(input_ids)
     positions: list[int] = []
     targets: list[int] = []
     rows: list[int] = []
     for row, text in enumerate(texts):
-        start = width - len(text) if padding_side == "left" else 0
-        input_ids[row, start : start + len(text)] = torch.tensor(text.ids)
-        mask[row, start : start + len(text)] = 1
+        length = len(text.read)
+        start = width - length if padding_side == "left" else 0
+        input_ids[row, start : start + length] = torch.tensor(text.read)
+        mask[row, start : start + length] = 1
         # The logits at a token predict the next one.
         first = row * width + start + text.answer_start - 1
-        count = text.answer_end - text.answer_start
-        positions.extend(range(first, first + count))
-        targets.extend(text.ids[text.answer_start : text.answer_end])
-        rows.extend([row] * count)
+        positions.extend(range(first, first + len(text.answer)))
+        targets.extend(text.answer)
+        rows.extend([row] * len(text.answer))
     as_long = [torch.tensor(values, dtype=torch.long) for values in (positions, targets, rows, list(episode))]
     return TokenBatch(input_ids, mask, *as_long)
 

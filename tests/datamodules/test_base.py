@@ -104,10 +104,11 @@ def test_counts_must_be_positive(tiny_world: TinyWorld, name: str) -> None:
         module(tiny_world, **{name: 0})
 
 
+@pytest.mark.parametrize("name", ["other_targets", "edit_prompt_as_rephrase"])
 @pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_other_targets_is_a_share(tiny_world: TinyWorld, share: float) -> None:
-    with pytest.raises(DataError, match="other_targets is a share between 0 and 1"):
-        module(tiny_world, other_targets=share)
+def test_shares_lie_between_0_and_1(tiny_world: TinyWorld, name: str, share: float) -> None:
+    with pytest.raises(DataError, match=f"{name} is a share between 0 and 1, got {share}"):
+        module(tiny_world, **{name: share})
 
 
 def test_training_needs_records(tiny_world: TinyWorld) -> None:

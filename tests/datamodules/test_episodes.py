@@ -46,8 +46,11 @@ def said(tiny_world: TinyWorld) -> Any:
     tokenizer = load_tokenizer(BaseModelConfig(str(tiny_world.model)))
 
     def read(tokens: TokenBatch) -> list[tuple[int, str, str]]:
-        texts = tokenizer.batch_decode(tokens.input_ids, skip_special_tokens=True)
-        answers = tokenizer.batch_decode([tokens.targets[tokens.rows == row] for row in range(tokens.num_texts)])  # type: ignore[arg-type]
+        targets = [tokens.targets[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
+        # The last answer token is not in the input.
+        ids = [[*row, target[-1]] for row, target in zip(tokens.input_ids.tolist(), targets, strict=True)]
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        answers = tokenizer.batch_decode(targets)
         return [
             (episode, text, answer.strip())
             for episode, text, answer in zip(tokens.episode.tolist(), texts, answers, strict=True)
@@ -62,9 +65,18 @@ def training(
     pool: list[Probe] | None = None,
     locality: int = 1,
     other_targets: float = 0.0,
+    edit_prompt_as_rephrase: float = 0.0,
     seed: int = 0,
 ) -> TrainingEpisodes:
-    return TrainingEpisodes(records, collate, pool or [], locality, other_targets, seed)
+    return TrainingEpisodes(
+        records,
+        collate,
+        pool or [],
+        locality_per_edit=locality,
+        other_targets=other_targets,
+        edit_prompt_as_rephrase=edit_prompt_as_rephrase,
+        seed=seed,
+    )
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -131,6 +143,15 @@ def test_other_targets_are_answers_of_the_training_data_and_the_same_in_the_para
         assert target in known
         changed += target != "new 0"
     assert 15 < changed < 45
+
+
+def test_edit_prompt_takes_its_share_of_the_paraphrases(collate: EpisodeCollator, said: Any) -> None:
+    episodes = training(collate, edit_prompt_as_rephrase=0.3)
+    batches = [episodes[(epoch, [[0]])] for epoch in range(100)]
+    own = sum(said(batch.rephrase) == said(batch.edit) for batch in batches)
+    assert 15 < own < 45
+    rest = Counter(said(batch.rephrase)[0][1] for batch in batches if said(batch.rephrase) != said(batch.edit))
+    assert len(rest) == 2
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

@@ -234,10 +234,10 @@ LONG, SHORT = EncodedText((11, 12, 13, 14, 15), 2, 4), EncodedText((21, 22), 1, 
 
 def test_collate_pads_on_the_right() -> None:
     batch = collate_texts([LONG, SHORT], [0, 3], pad_id=9)
-    assert batch.input_ids.tolist() == [[11, 12, 13, 14, 15], [21, 22, 9, 9, 9]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    assert batch.position_ids()[batch.attention_mask == 1].tolist() == [0, 1, 2, 3, 4, 0, 1]
-    assert batch.positions.tolist() == [1, 2, 5]
+    assert batch.input_ids.tolist() == [[11, 12, 13], [21, 9, 9]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.position_ids()[batch.attention_mask == 1].tolist() == [0, 1, 2, 0]
+    assert batch.positions.tolist() == [1, 2, 3]
     assert batch.targets.tolist() == [13, 14, 22]
     assert batch.rows.tolist() == [0, 0, 1]
     assert batch.episode.tolist() == [0, 3]
@@ -247,10 +247,10 @@ def test_collate_pads_on_the_right() -> None:
 
 def test_collate_pads_on_the_left() -> None:
     batch = collate_texts([LONG, SHORT], [0, 3], pad_id=9, padding_side="left")
-    assert batch.input_ids.tolist() == [[11, 12, 13, 14, 15], [9, 9, 9, 21, 22]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
-    assert batch.position_ids()[batch.attention_mask == 1].tolist() == [0, 1, 2, 3, 4, 0, 1]
-    assert batch.positions.tolist() == [1, 2, 8]
+    assert batch.input_ids.tolist() == [[11, 12, 13], [9, 9, 21]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch.position_ids()[batch.attention_mask == 1].tolist() == [0, 1, 2, 0]
+    assert batch.positions.tolist() == [1, 2, 5]
     assert batch.targets.tolist() == [13, 14, 22]
     assert batch.rows.tolist() == [0, 0, 1]
 
@@ -266,15 +266,14 @@ def encoded_texts(draw: st.DrawFn) -> EncodedText:
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(encoded_texts(), min_size=1, max_size=5), side=st.sampled_from(SIDES))
 def test_every_position_predicts_its_target(texts: list[EncodedText], side: PaddingSide) -> None:
+    """The last answer token is predicted but never read, so it is not computed."""
     batch = collate_texts(texts, range(len(texts)), pad_id=0, padding_side=side)
-    flat = batch.input_ids.flatten()
-    assert torch.equal(flat[batch.positions + 1], batch.targets)
     assert torch.equal(batch.positions // batch.input_ids.shape[1], batch.rows)
-    assert torch.equal((batch.positions + 1) // batch.input_ids.shape[1], batch.rows)
     assert batch.attention_mask.flatten()[batch.positions].all()
     assert batch.targets.tolist() == [token for text in texts for token in answer_ids(text)]
     for row, text in enumerate(texts):
-        assert batch.input_ids[row][batch.attention_mask[row] == 1].tolist() == list(text.ids)
+        read = batch.input_ids[row][batch.attention_mask[row] == 1].tolist()
+        assert [*read, batch.targets[batch.rows == row][-1]] == list(text.ids[: text.answer_end])
         own = batch.position_ids().flatten()[batch.positions[batch.rows == row]]
         assert own.tolist() == list(range(text.answer_start - 1, text.answer_end - 1))
 
@@ -320,4 +319,5 @@ def test_an_ordinary_batch_is_not_copied() -> None:
 
 
 def test_token_counts_tell_real_from_padded() -> None:
-    assert edit_batch().token_counts() == (3 + 5 + 4 + 4 + 2 + 6, 2 * 5 + 2 * 4 + 2 * 6)
+    # Less the last answer token of each text.
+    assert edit_batch().token_counts() == (2 + 4 + 3 + 3 + 1 + 5, 2 * 4 + 2 * 3 + 2 * 5)
