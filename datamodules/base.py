@@ -214,7 +214,9 @@ class EditDataModule(LightningDataModule):
     def _slices(self, split: Split) -> Mapping[str, list[bool]]:
         if split != "test":
             return {}
-        seen = {record.template for part in ("train", "val") for record in self.records[part]}
+        known = [record for part in ("train", "val") for record in self.records[part]]
+        # A paraphrase is trained on as well: its template is seen too.
+        seen = {template for record in known for template in (record.template, *record.rephrase_templates)}
         flags = [record.template not in seen for record in self.records[split]]
         return {"unseen_template": flags} if any(flags) and not all(flags) else {}
 

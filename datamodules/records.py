@@ -83,7 +83,15 @@ class EditRecord:
     @property
     def template(self) -> str:
         """The prompt with its subject taken out: "What is the capital of {}?"."""
-        return self.prompt.replace(self.subject, "{}") if self.subject else self.prompt
+        return self._template_of(self.prompt)
+
+    @property
+    def rephrase_templates(self) -> tuple[str, ...]:
+        """The paraphrases with the subject taken out."""
+        return tuple(self._template_of(text) for text in self.rephrases)
+
+    def _template_of(self, text: str) -> str:
+        return text.replace(self.subject, "{}") if self.subject else text
 
 
 def parse_rows(

@@ -198,6 +198,16 @@ def test_templates_unseen_in_training_are_a_slice(tiny_world: TinyWorld) -> None
     assert sorted(flags) == [False, True, True]
 
 
+def test_templates_of_paraphrases_are_seen(tiny_world: TinyWorld) -> None:
+    """The outer loss is on them."""
+    new = [record(8, "Where was {} built?"), record(9, "Who owns {}?")]
+    trained = record(1, rephrases=(record(1, "Who owns {}?").prompt,))
+    loader = given(tiny_world, train=[trained], val=[2], test=new).test_dataloader()
+    assert isinstance(loader, EpisodeLoader)
+    flags = {flag for batch in loader for flag in batch.slices["unseen_template"].tolist()}
+    assert flags == {True, False}
+
+
 @pytest.mark.parametrize("templates", [("Who founded {}?",), ("Where was {} built?",)])
 def test_no_slice_where_all_or_no_templates_are_new(tiny_world: TinyWorld, templates: tuple[str, ...]) -> None:
     loader = given(tiny_world, train=[1], test=[record(9, template) for template in templates]).test_dataloader()
