@@ -60,22 +60,32 @@ class Setting:
 
     def data(self, episodes: int) -> EditDataModule:
         """The data of the configuration file, read."""
-        parser = ArgumentParser(parser_mode="omegaconf")
-        parser.add_argument("--config", action="config")
-        parser.add_subclass_arguments(EditDataModule, "data")
         file = _CONFIGS / ("zsre.yaml" if self.path else "world_facts.yaml")
-        options = {"path": self.path or ".", "episodes_per_batch": episodes}
-        arguments = [f"--data.init_args.{key}={value}" for key, value in options.items()]
-        base_model = f"--data.init_args.base_model={json.dumps(asdict(self.base_model_config()))}"
-        config = parser.parse_args([f"--config={file}", *arguments, base_model])
-        data: EditDataModule = parser.instantiate(config).data
-        data.setup("fit")
-        return data
+        return read_data(file, self.path or ".", self.base_model_config(), episodes)
 
     def unit_text(self, data: EditDataModule) -> EncodedText:
         """An edit text of `unit_tokens` tokens, or the closest there is."""
         pairs = [(record.prompt, record.target_new) for record in data.records["train"][:_CANDIDATES]]
         return min(encode_answers(data.tokenizer, pairs), key=lambda text: abs(len(text) - self.unit_tokens))
+
+
+def read_data(file: Path, path: str, base_model: BaseModelConfig, episodes: int) -> EditDataModule:
+    """The data of a file in `configs/data/`, read.
+
+    Args:
+        file: the configuration.
+        path: folder with the data files it names.
+        base_model: whose tokenizer encodes the texts.
+        episodes: episodes of a training batch.
+    """
+    parser = ArgumentParser(parser_mode="omegaconf")
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(EditDataModule, "data")
+    options = {"path": path, "episodes_per_batch": episodes, "base_model": json.dumps(asdict(base_model))}
+    arguments = [f"--data.init_args.{key}={value}" for key, value in options.items()]
+    data: EditDataModule = parser.instantiate(parser.parse_args([f"--config={file}", *arguments])).data
+    data.setup("fit")
+    return data
 
 
 def quieten() -> None:
