@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,8 +27,9 @@ class EpisodeSampler(DistributedSampler[Any]):
     Args:
         lengths: a length for each record; records of similar length share a batch.
         episodes_per_batch: E on each process.
-        edits_per_episode: how many records form one episode.
-        shuffle: training order; otherwise all records in order, none dropped and none doubled.
+        edits_per_episode: how many records form one episode in training; in evaluation each record is its own.
+        shuffle: training order; otherwise evaluation order: all records by length, none dropped and none counted twice,
+            in the same number of batches on every process.
         seed: seed of the order.
         rank: number of this process.
         num_replicas: number of processes.
@@ -58,14 +61,28 @@ class EpisodeSampler(DistributedSampler[Any]):
         """The batches of this epoch on this process, less the first `skip_batches`."""
         return iter([(self.epoch, batch) for batch in self._batches()[self.skip_batches :]])
 
+    def counts(self, batch: int) -> bool:
+        """Whether batch number `batch` of this process is its own, and not one that only keeps it in step."""
+        return self.shuffle or batch * self.num_replicas + self.rank < len(self._lengths)
+
     def _batches(self) -> list[list[list[int]]]:
-        order = (
-            self._training_order() if self.shuffle else sorted(range(len(self._lengths)), key=self._lengths.__getitem__)
-        )
+        if not self.shuffle:
+            return self._evaluation_batches()
+        order = self._training_order()
         episodes = [order[i : i + self._edits] for i in range(0, len(order), self._edits)]
-        batches = [episodes[i : i + self._episodes] for i in range(0, len(episodes), self._episodes)]
-        if self.shuffle:
-            return self._shared_equally(batches)
+        return self._shared_equally([episodes[i : i + self._episodes] for i in range(0, len(episodes), self._episodes)])
+
+    def _evaluation_batches(self) -> list[list[list[int]]]:
+        """As many batches on every process, of nearly equal size: processes that share a model must run in step.
+
+        Where there are fewer records than batches, the shortest record fills the rest; see `counts`.
+        """
+        order = sorted(range(len(self._lengths)), key=self._lengths.__getitem__)
+        count = len(order)
+        wanted = self.num_replicas * math.ceil(count / (self._episodes * self.num_replicas))
+        cut = min(wanted, count)
+        batches = [[[record] for record in order[count * i // cut : count * (i + 1) // cut]] for i in range(cut)]
+        batches += [[order[:1]]] * (wanted - cut)
         return batches[self.rank :: self.num_replicas]
 
     def _training_order(self) -> list[int]:
@@ -116,8 +133,9 @@ class EpisodeLoader(DataLoader[Any]):
         iterator = super().__iter__()
         self.sampler.skip_batches = 0
         for batch in iterator:
+            counted = self.sampler.counts(self._yielded)
             self._yielded += 1
-            yield batch
+            yield batch if counted else replace(batch, counted=False)
 
     def state_dict(self) -> dict[str, int]:
         """Batches of the current epoch that were handed out."""

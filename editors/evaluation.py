@@ -62,6 +62,8 @@ class Evaluator:
         if generate:
             probes.pop("ground_truth", None)
             values |= _generated_scores(editor, probes, edit, batch.num_episodes)
+        if not batch.counted:
+            return
         for name, (value, present) in values.items():
             self._table.update(name, value, present)
             for part, member in batch.slices.items():

@@ -179,6 +179,7 @@ class EditBatch:
         portability: questions that follow from the edit, by kind (evaluation only).
         ground_truth: the edit prompts with their old answers, where known (evaluation only).
         slices: for each named part of the data set, `[E]` booleans: is the episode in it (evaluation only)?
+        counted: false for a repeated batch that only keeps this process in step with the others (evaluation only).
     """
 
     num_episodes: int
@@ -189,6 +190,7 @@ class EditBatch:
     portability: dict[str, TokenBatch] = field(default_factory=dict)
     ground_truth: TokenBatch | None = None
     slices: dict[str, Tensor] = field(default_factory=dict)
+    counted: bool = True
 
     def to(self, device: torch.device | str, **kwargs: Any) -> EditBatch:
         """A copy on `device`; Lightning calls this."""

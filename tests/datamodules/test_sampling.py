@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from datamodules.sampling import EpisodeLoader, EpisodeNumbers, EpisodeSampler
+from editors.tokens import EditBatch, collate_texts
 
 LENGTHS = random.Random(7).choices(range(5, 80), k=203)
 BATCH = 4
@@ -95,14 +97,48 @@ def test_too_few_records_for_a_full_batch_still_give_every_process_one(processes
     assert {record for part in parts for episode in part[0] for record in episode} == {0, 1, 2}
 
 
+class Numbered(Dataset[EditBatch]):
+    """A data set of batches without a text."""
+
+    def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
+        nothing = collate_texts([], [], 0)
+        return EditBatch(len(numbers[1]), nothing, nothing, nothing)
+
+
 # --- evaluation order ------------------------------------------------------------------------------------------------
 
 
+def evaluation(count: int, processes: int, episodes: int = BATCH) -> list[EpisodeSampler]:
+    """The samplers of all processes over `count` records."""
+    return [
+        sampler(LENGTHS[:count], episodes, shuffle=False, rank=rank, processes=processes) for rank in range(processes)
+    ]
+
+
+@pytest.mark.parametrize("episodes", [1, BATCH])
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
-@pytest.mark.parametrize("count", [1, 5, 24, 203])
-def test_no_evaluation_record_is_dropped_or_doubled(count: int, processes: int) -> None:
-    parts = [sampler(LENGTHS[:count], shuffle=False, rank=rank, processes=processes) for rank in range(processes)]
-    assert sorted(record for part in parts for record in records(part)) == list(range(count))
+@pytest.mark.parametrize("count", [1, 5, 6, 24, 203])
+def test_no_evaluation_record_is_dropped_or_counted_twice(count: int, processes: int, episodes: int) -> None:
+    parts = evaluation(count, processes, episodes)
+    counted = [batch for part in parts for number, batch in enumerate(batches(part)) if part.counts(number)]
+    assert sorted(record for batch in counted for (record,) in batch) == list(range(count))
+
+
+@pytest.mark.parametrize("episodes", [1, BATCH])
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 5, 6, 24, 203])
+def test_every_process_runs_as_many_evaluation_batches(count: int, processes: int, episodes: int) -> None:
+    """Even where there are fewer records than processes; and none of them is larger than asked for."""
+    parts = evaluation(count, processes, episodes)
+    assert {len(part) for part in parts} == {math.ceil(count / (processes * episodes))}
+    assert all(len(part) == len(batches(part)) for part in parts)
+    assert all(1 <= len(batch) <= episodes for part in parts for batch in batches(part))
+
+
+def test_batches_that_fill_up_are_marked() -> None:
+    parts = [EpisodeLoader(Numbered(), part) for part in evaluation(3, processes=2, episodes=1)]
+    assert [[batch.counted for batch in part] for part in parts] == [[True, True], [True, False]]
+    assert all(batch.counted for batch in EpisodeLoader(Numbered(), sampler(LENGTHS[:3], rank=1, processes=2)))
 
 
 def test_evaluation_order_is_the_same_in_every_epoch() -> None:
