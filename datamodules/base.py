@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
-from datamodules.leaks import LeakPolicy, handle_leaks
+from datamodules.leaks import LeakPolicy, handle_leaks, handle_pool_leaks
 from datamodules.locality_pool import read_locality_pool
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
@@ -61,8 +61,9 @@ class EditDataModule(LightningDataModule):
         max_length: longest text in tokens.
         padding_side: where texts are padded; it changes no result.
         skip_invalid: count and log broken rows and leave them out, instead of refusing the file.
-        on_leak: what to do when splits share a subject, an edit prompt or a locality prompt: "refuse" them, "drop"
-            the shared records from the earlier split (train before val before test), or "warn".
+        on_leak: what to do when splits share a subject, an edit prompt or a locality prompt, or when the locality pool
+            has a question of the validation or test split: "refuse" them, "drop" the shared records from the earlier
+            split (pool before train before val before test), or "warn".
         num_workers: worker processes of the training loader.
         seed: seed of order and choices.
     """
@@ -129,11 +130,12 @@ class EditDataModule(LightningDataModule):
         if self.records:
             return
         splits: dict[str, list[EditRecord]] = {split: self._read(sources) for split, sources in self._sources.items()}
-        self._pool = [
+        pool = [
             probe
             for file in self.locality_pool
             for probe in read_locality_pool(self.path / file, skip_invalid=self.skip_invalid)
         ]
+        self._pool = handle_pool_leaks(pool, splits, self.on_leak)
         self.records = handle_leaks(splits, self.on_leak)
         if self.limit_val and len(self.records["val"]) > self.limit_val:
             records = self.records["val"]

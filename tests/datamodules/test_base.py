@@ -136,6 +136,17 @@ def test_pool_files_are_read_from_the_data_folder(tiny_world: TinyWorld, tmp_pat
     assert batch.locality.num_texts == 1
 
 
+def test_pool_questions_of_the_test_split_are_leaks(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    questions = ["who founded Town2", "who founded Town9"]
+    (tmp_path / "pool.json").write_text(json.dumps([{"question": q, "answer": ["x"]} for q in questions]))
+    settings = {"path": str(tmp_path), "train": [1], "test": [2], "locality_pool": ["pool.json"]}
+    with pytest.raises(DataError, match="locality pool and test share 1 edit prompt"):
+        given(tiny_world, **settings)
+    assert [probe.prompt for probe in given(tiny_world, **settings, on_leak="drop")._pool] == [
+        "nq question: who founded Town9"
+    ]
+
+
 # --- loaders ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.counterfact import read_counterfact, read_split
-from datamodules.leaks import Leak, find_leaks, handle_leaks
+from datamodules.leaks import Leak, find_leaks, find_pool_leaks, handle_leaks, handle_pool_leaks
+from datamodules.locality_pool import read_locality_pool
 from datamodules.mquake import read_mquake_qa
 from datamodules.records import EditRecord, Probe
 from datamodules.zsre import read_zsre
@@ -77,9 +78,52 @@ def test_clean_splits_pass_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
+# --- locality pool ---------------------------------------------------------------------------------------------------
+
+JUDGED = EditRecord(
+    "Who founded  Dor?", "x", rephrases=("By whom was Dor founded?",), locality=(Probe("nq question: who is it", "x"),)
+)
+POOL = [
+    Probe(f"nq question: {text}", "x") for text in ("who founded dor", "by whom was dor founded ?", "Who is it", "new")
+]
+
+
+def test_pool_questions_that_held_out_edits_are_judged_by_leak() -> None:
+    splits = {"val": [JUDGED], "test": [_record("Other?", locality="who is it?")]}
+    assert [(leak.splits[1], leak.kind, leak.text) for leak in find_pool_leaks(POOL, splits)] == [
+        ("val", "edit prompt", POOL[0].prompt),
+        ("val", "paraphrase", POOL[1].prompt),
+        ("val", "locality prompt", POOL[2].prompt),
+        ("test", "locality prompt", POOL[2].prompt),
+    ]
+
+
+def test_pool_may_hold_questions_of_the_training_split() -> None:
+    assert handle_pool_leaks(POOL, {"train": [JUDGED], "test": [_record("Other?")]}, "refuse") == POOL
+
+
+def test_leaky_pool_is_refused() -> None:
+    with pytest.raises(DataError, match=r"(?s)locality pool and test share 1 paraphrase.*by whom.*on_leak: drop"):
+        handle_pool_leaks(POOL, {"test": [JUDGED]}, "refuse")
+
+
+def test_leaky_pool_questions_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    assert handle_pool_leaks(POOL, {"val": [JUDGED]}, "drop") == POOL[3:]
+    assert "{'locality pool': 3}" in caplog.text
+
+
+def test_leaky_pool_questions_stay_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert handle_pool_leaks(POOL, {"val": [JUDGED]}, "warn") == POOL
+    assert "results overstate" in caplog.text
+
+
+# --- real data -------------------------------------------------------------------------------------------------------
+
+
 def test_real_splits_do_not_leak(shared_data: Path) -> None:
     zsre = {split: read_zsre(shared_data / f"zsre_{split}.json") for split in ("train", "val", "test")}
     handle_leaks(zsre, "refuse")
+    handle_pool_leaks(read_locality_pool(shared_data / "nq_locality_pool.json"), zsre, "refuse")
     handle_leaks({"more": read_mquake_qa(shared_data / "mquake_qa_edits_train.json"), "test": zsre["test"]}, "refuse")
     split_file = shared_data / "counterfact_split.json"
     files = {"train": "train", "val": "val", "test": "edit"}
