@@ -20,7 +20,8 @@ from callbacks.export import export_artifact
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
 from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
-from configs.errors import ShortErrorParser, own_error
+from callbacks.switched_off import without_switched_off
+from configs.errors import ShortErrorParser, missing_package, own_error
 from datamodules import EditDataModule
 from editors.base import Editor
 from editors.errors import EditorError
@@ -101,14 +102,17 @@ class EditorCLI(LightningCLI):
         """Make everything; what a constructor says is wrong is not lost among what the parser says."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            if own := own_error(error):
+        except (ImportError, ValueError) as error:
+            if own := own_error(error) or missing_package(error):
                 raise own from None
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer, with checkpoints that a full disk cannot destroy; a trial run writes none."""
-        trainer = super().instantiate_trainer(**kwargs)
+        settings = self.config_init[self.subcommand].trainer
+        listed = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
+        callbacks = without_switched_off([callback for callback in listed if callback], settings)
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin from the configuration stays
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if self.config[self.subcommand].trainer.fast_dev_run:

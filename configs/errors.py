@@ -29,6 +29,10 @@ _SIDE_ISSUE = re.compile(
 _EXPECTED = re.compile(
     r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>[^]]+)\])\. Got value: "
 )
+# How Lightning and Python say it; Lightning's hint names the package and may add a version.
+_MISSING = re.compile(
+    r"(?:class_path '(?P<user>[^']+)':\s*)?[^\n]*(?:pip install -U '?|No module named ')(?P<package>[\w-]+)"
+)
 
 
 class ConfigurationError(EditorError):
@@ -55,6 +59,16 @@ def own_error(error: BaseException) -> EditorError | None:
     while found is not None and not isinstance(found, EditorError):
         found = found.__cause__ or found.__context__
     return found
+
+
+def missing_package(error: BaseException) -> ConfigurationError | None:
+    """What to install, where `error` says that a class of the configuration needs a package that is not there."""
+    match = _MISSING.search(str(error))
+    if match is None:
+        return None
+    user = f"{match['user']}: " if match["user"] else ""
+    package = match["package"]
+    return ConfigurationError(f"{user}Python package {package!r} is not installed; pip install {package}")
 
 
 def short_message(message: str, options: Iterable[str] = ()) -> str:

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.watchdog import Watchdog
 from configs.errors import ConfigurationError, short_message
 from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, as_from_a_shell, row, run
 from train import command_line, main
@@ -119,6 +122,16 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         nothing,
         ["lr_schedule 'linear' needs trainer.max_steps"],
     ),
+    "logger's package": (
+        ["--trainer.logger=lightning.pytorch.loggers.WandbLogger"],
+        nothing,
+        ["WandbLogger: Python package 'wandb' is not installed; pip install wandb"],
+    ),
+    "package of a further logger": (
+        ["--trainer.logger+=lightning.pytorch.loggers.MLFlowLogger"],
+        nothing,
+        ["MLFlowLogger: Python package 'mlflow' is not installed; pip install mlflow"],
+    ),
     "number": (["--data.episodes_per_batch=0"], nothing, ["episodes_per_batch must be at least 1, got 0"]),
 }
 
@@ -154,6 +167,11 @@ def test_mistake_ends_in_a_short_message(
     assert "Traceback" not in said
     assert "usage:" not in said
     assert not list(tmp_path.rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+def test_logger_packages_that_the_tests_take_as_missing_are_missing(package: str) -> None:
+    assert find_spec(package) is None
 
 
 @pytest.mark.slow
@@ -262,6 +280,20 @@ def short_run(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_checkpoints_are_written_whole(short_run: Any) -> None:
     assert type(short_run.trainer.strategy.checkpoint_io) is AtomicCheckpointIO
+
+
+@pytest.mark.slow
+def test_callbacks_that_a_setting_switches_off_are_left_out(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    monitor, bar = (f"lightning.pytorch.callbacks.{name}" for name in ("LearningRateMonitor", "RichProgressBar"))
+    off = [f"--trainer.{name}=false" for name in ("logger", "enable_progress_bar", "enable_checkpointing")]
+    short = ("--trainer.max_steps=1", "--trainer.limit_val_batches=0")
+    cli = tiny_world.run(
+        "fit", tmp_path / "runs", f"--trainer.callbacks+={monitor}", f"--trainer.callbacks+={bar}", *off, *short
+    )
+    assert cli.trainer.global_step == 1
+    kinds = (LearningRateMonitor, ModelCheckpoint, RichProgressBar)
+    assert [callback for callback in cli.trainer.callbacks if isinstance(callback, kinds)] == []
+    assert any(isinstance(callback, Watchdog) for callback in cli.trainer.callbacks)
 
 
 def test_the_next_run_of_the_process_gets_a_folder_of_its_own(short_run: Any) -> None:
