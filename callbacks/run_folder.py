@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -29,8 +30,19 @@ def new_run_folder(root: str | Path) -> Path:
 
 
 def forget_run_folder() -> None:
-    """Let the next run of this process have a folder of its own."""
-    os.environ.pop(_SHARED, None)
+    """Let the next run of this process have a folder of its own; a folder without a file, of a failed start, goes."""
+    folder = os.environ.pop(_SHARED, None)
+    if folder is not None:
+        _remove_if_empty(Path(folder))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which there are folders at most."""
+    inside = sorted(folder.rglob("*"), reverse=True)
+    if all(path.is_dir() for path in inside):
+        for path in (*inside, folder):
+            with suppress(OSError):  # another process of the run has written into it, or was faster
+                path.rmdir()
 
 
 def runs_root(folder: str | Path) -> Path:

@@ -167,6 +167,7 @@ def test_mistake_ends_in_a_short_message(
     assert "Traceback" not in said
     assert "usage:" not in said
     assert not list(tmp_path.rglob("metrics.csv"))
+    assert [folder for folder in (tmp_path / "runs").glob("*") if not any(map(Path.is_file, folder.rglob("*")))] == []
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])

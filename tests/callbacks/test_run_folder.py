@@ -24,6 +24,7 @@ def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
     folders = []
     for _ in range(4):
         folders.append(new_run_folder(tmp_path / "runs"))
+        (folders[-1] / "config.yaml").touch()
         forget_run_folder()
     assert len(set(folders)) == 4
     assert all(folder.is_dir() and folder.parent == tmp_path / "runs" for folder in folders)
@@ -40,6 +41,26 @@ def test_forgetting_is_complete_and_may_be_repeated(tmp_path: Path) -> None:
     for _ in range(2):
         forget_run_folder()
         assert RUN_FOLDER_VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize("inside", [None, "checkpoints", "a/b"])
+def test_folder_of_a_failed_start_is_removed(tmp_path: Path, inside: str | None) -> None:
+    folder = new_run_folder(tmp_path)
+    if inside:
+        (folder / inside).mkdir(parents=True)
+    forget_run_folder()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "a/b/empty", ".hidden"])
+def test_folder_with_a_file_stays_as_it_is(tmp_path: Path, file: str) -> None:
+    folder = new_run_folder(tmp_path)
+    (folder / "checkpoints").mkdir()
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).touch()
+    forget_run_folder()
+    assert (folder / file).is_file()
+    assert (folder / "checkpoints").is_dir()
 
 
 def checkpoint(folder: Path, age: int) -> Path:
