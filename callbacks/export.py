@@ -19,18 +19,30 @@ from editors.export.artifact import ArtifactConfig, save_artifact
 class ExportArtifact(Callback):
     """Exports the editor to `artifact/` in the run's folder at the end of training.
 
+    The card shows the metrics of the last validation, if the editor was not trained on after it.
+
     Args:
         name: name of the folder inside the run's folder.
     """
 
     def __init__(self, name: str = "artifact") -> None:
         self.name = name
+        self._metrics: dict[str, float] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Forget metrics of weights that are about to move."""
+        self._metrics = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the metrics of the weights as they are."""
+        if not trainer.sanity_checking:
+            self._metrics = stage_metrics(trainer, "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the weights as they are after the last step."""
         assert isinstance(pl_module, Editor)
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            results = {"metrics": stage_metrics(trainer, "val"), **run_facts(trainer, pl_module)}
+            results = {"metrics": self._metrics, **run_facts(trainer, pl_module)}
             folder = export_artifact(pl_module, Path(trainer.default_root_dir) / self.name, results)
             rank_zero_info(f"Exported the editor to {folder}")
 

@@ -45,11 +45,16 @@ def model_card(config: Mapping[str, Any]) -> str:
 
 def _results(results: Mapping[str, Any]) -> str:
     metrics = results.get("metrics") or {}
+    step = results.get("step", "unknown")
     if not metrics:
-        return "No metrics were recorded before this export."
+        return (
+            f"No metrics: these weights (training step {step}) were not validated. `python train.py export` validates "
+            "a checkpoint before it exports it."
+        )
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     facts = "\n".join(f"- {key}: `{value}`" for key, value in results.items() if key != "metrics")
     return (
+        f"Measured on the validation split with exactly these weights, at training step {step}. "
         "Each name says promise, protocol and measure. `teacher_forced` scores the argmax at each answer position "
         "given the true answer so far; `generated` scores the greedy continuation of the prompt; `agreement` compares "
         f"with the unedited model.\n\n| metric | value |\n|---|---:|\n{rows}\n\n{facts}"

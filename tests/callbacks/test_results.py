@@ -1,4 +1,4 @@
-"""Tests of the results file's table, of the example table, of the plots and of the run's facts."""
+"""Tests of the results file's table, of the example table, of the plots, of the export and of the run's facts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.examples import ExampleTable, _table, example_rows
+from callbacks.export import ExportArtifact
 from callbacks.plots import ResultPlot
 from callbacks.provenance import run_facts
 from callbacks.results import ResultsFile, metrics_table, stage_metrics
@@ -195,3 +196,37 @@ def test_validation_scores_are_kept_for_the_checkpoint(tmp_path: Path, editor: M
     assert resumed.state_dict() == plot.state_dict()
     assert resumed.state_dict()["scores"]["generality"] == [(7, 0.75)]
     assert len(resumed.state_dict()["scores"]["reliability"]) == 2
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def exported(folder: Path, editor: MEND, callback: ExportArtifact) -> tuple[Any, str]:
+    """The results and the card of the artifact that is written when training ends now."""
+    callback.on_fit_end(trainer(folder), editor)
+    results = json.loads((folder / "artifact" / "config.json").read_text())["results"]
+    return results, (folder / "artifact" / "README.md").read_text()
+
+
+def test_export_has_the_metrics_of_a_validation_after_the_last_step(tmp_path: Path, editor: MEND) -> None:
+    callback = ExportArtifact()
+    callback.on_train_batch_start(trainer(tmp_path), editor, None, 6)
+    callback.on_validation_end(trainer(tmp_path), editor)
+    results, card = exported(tmp_path, editor, callback)
+    assert results["metrics"] == pytest.approx(METRICS)
+    assert "at training step 7." in card
+
+
+def test_export_has_no_metrics_of_earlier_weights(tmp_path: Path, editor: MEND) -> None:
+    callback = ExportArtifact()
+    callback.on_validation_end(trainer(tmp_path), editor)
+    callback.on_train_batch_start(trainer(tmp_path), editor, None, 6)
+    results, card = exported(tmp_path, editor, callback)
+    assert results["metrics"] == {}
+    assert "No metrics: these weights (training step 7) were not validated." in card
+
+
+def test_export_has_no_metrics_of_a_sanity_check(tmp_path: Path, editor: MEND) -> None:
+    callback = ExportArtifact()
+    callback.on_validation_end(trainer(tmp_path, sanity_checking=True), editor)
+    assert exported(tmp_path, editor, callback)[0]["metrics"] == {}

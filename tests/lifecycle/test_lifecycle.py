@@ -228,6 +228,12 @@ def test_exported_card_has_the_metrics(life: Life) -> None:
     assert f"| loss/total | {metrics['loss/total']:.4f} |" in (life.artifact / "README.md").read_text()
 
 
+def test_artifact_of_training_has_the_metrics_of_its_last_step(life: Life) -> None:
+    results = read_json(life.folders()[1] / "artifact/config.json")["results"]
+    assert results["metrics"] == read_json(life.folders()[1] / "results/val_metrics.json")["metrics"]
+    assert results["step"] == STEPS
+
+
 # --- which run is continued ------------------------------------------------------------------------------------------
 
 

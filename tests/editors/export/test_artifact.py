@@ -52,7 +52,9 @@ def editor(tiny_world: TinyWorld) -> MEND:
 @pytest.fixture(scope="module")
 def artifact(editor: MEND, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exported editor; tests that damage it take a copy."""
-    return export_artifact(editor, tmp_path_factory.mktemp("artifact") / "editor", {"metrics": METRICS, "seed": "7"})
+    return export_artifact(
+        editor, tmp_path_factory.mktemp("artifact") / "editor", {"metrics": METRICS, "seed": "7", "step": 40}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -290,14 +292,15 @@ def test_card_has_base_model_metrics_and_facts(artifact: Path, editor: MEND) -> 
     assert f"base_model: {editor.base_model.name}\n" in card
     for name, value in METRICS.items():
         assert f"| {name} | {value:.4f} |" in card
+    assert "with exactly these weights, at training step 40." in card
     assert "- seed: `7`" in card
     for site in editor.frozen.sites:
         assert f"`{site}`" in card
 
 
 def test_card_without_metrics_says_so(editor: MEND, tmp_path: Path) -> None:
-    card = (export_artifact(editor, tmp_path / "editor", {}) / "README.md").read_text()
-    assert "No metrics were recorded" in card
+    card = (export_artifact(editor, tmp_path / "editor", {"metrics": {}, "step": 40}) / "README.md").read_text()
+    assert "No metrics: these weights (training step 40) were not validated." in card
 
 
 def test_existing_folder_is_refused_and_untouched(editor: MEND, tmp_path: Path) -> None:
