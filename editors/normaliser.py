@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -13,7 +16,8 @@ class RunningNormaliser(nn.Module):
 
     Rows of a batch are merged at once (Chan, Golub & LeVeque 1983) before they are normalised. All state is in buffers,
     so it is saved and resumed exactly. Outside training the statistics stay as they are. With fewer than two rows seen
-    no variance exists, and rows pass unchanged.
+    no variance exists, and rows pass unchanged. A cast of the module (`half()`, `to(torch.bfloat16)`) may raise the
+    statistics' precision, but never lower it: a running count in bfloat16 stops at 256.
 
     Args:
         width: number of features.
@@ -28,6 +32,15 @@ class RunningNormaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("squared_deviation", torch.zeros(width))
         self.register_buffer("count", torch.zeros(1, dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            cast = getattr(self, name)
+            if cast.dtype.itemsize < buffer.dtype.itemsize:
+                setattr(self, name, buffer.to(cast.device))
+        return self
 
     def std(self) -> Tensor:
         """`[width]` sample standard deviation; ones while it is undefined."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing, nn
 
 from editors.normaliser import RunningNormaliser
 
@@ -52,7 +52,8 @@ def assert_statistics(normaliser: RunningNormaliser, rows: Tensor) -> None:
 
 def same_state(first: RunningNormaliser, second: RunningNormaliser) -> bool:
     """Whether all buffers are bit-identical."""
-    return all(torch.equal(a, second.state_dict()[name]) for name, a in first.state_dict().items())
+    other = second.state_dict()
+    return all(torch.equal(a, other[name]) and a.dtype == other[name].dtype for name, a in first.state_dict().items())
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -154,6 +155,20 @@ def test_statistics_are_constants_to_autograd() -> None:
     torch.testing.assert_close(rows.grad, (1 / (normaliser.std() + 1e-7)).expand(4, -1))
     assert not any(buffer.requires_grad for buffer in normaliser.buffers())
     assert list(normaliser.parameters()) == []
+
+
+@pytest.mark.parametrize("cast", [nn.Module.bfloat16, nn.Module.half, nn.Module.float])
+def test_a_cast_loses_no_digit_of_the_statistics(cast: Callable[[nn.Module], nn.Module]) -> None:
+    normaliser, rows = trained_on([random_rows(6)]), random_rows(7, seed=1)
+    cast(nn.ModuleList([normaliser]))
+    assert same_state(normaliser, trained_on([random_rows(6)]))
+    normaliser(rows)
+    assert same_state(normaliser, trained_on([random_rows(6), rows]))
+
+
+def test_statistics_may_be_cast_to_double() -> None:
+    normaliser = trained_on([random_rows(6)]).double()
+    assert {buffer.dtype for buffer in normaliser.buffers()} == {torch.float64}
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
