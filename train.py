@@ -26,6 +26,7 @@ from datamodules import EditDataModule
 from editors.base import Editor
 from editors.errors import EditorError
 from editors.export.artifact import require_new_folder
+from editors.registry import EDITORS
 
 
 class EditTrainer(Trainer):
@@ -62,7 +63,9 @@ class EditorCLI(LightningCLI):
         return {**verbs, "export": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The data module reads texts with the tokenizer of the model that is edited."""
+        """The data module reads texts with the tokenizer of the model that is edited; every editor is known by name."""
+        for entry in EDITORS.values():
+            entry.load_module()  # the parser finds, and lists, only classes that are imported
         parser.link_arguments("model.init_args.base_model", "data.init_args.base_model")
 
     def _parse_ckpt_path(self) -> None:

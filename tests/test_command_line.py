@@ -225,6 +225,14 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_editors_are_known_by_their_short_names_in_a_process_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "train.py", "fit", "--model.help=MEND"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "--model.mend.rank" in done.stdout, done.stderr
+
+
 def shipped() -> list[list[Path]]:
     """Every configuration: those of `configs/` alone, the others together with an editor's."""
     alone = sorted(CONFIGS.glob("*.yaml"))
