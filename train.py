@@ -7,26 +7,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, Trainer
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from callbacks.checkpoint_io import AtomicCheckpointIO
-from callbacks.export import export_artifact
-from callbacks.provenance import run_facts
-from callbacks.results import stage_metrics
-from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
-from callbacks.switched_off import without_switched_off
-from configs.errors import ShortErrorParser, missing_package, own_error
-from datamodules import EditDataModule
-from editors.base import Editor
-from editors.errors import EditorError
-from editors.export.artifact import require_new_folder
-from editors.registry import EDITORS
+try:
+    from lightning import LightningDataModule, Trainer
+    from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+    from callbacks.checkpoint_io import AtomicCheckpointIO
+    from callbacks.export import export_artifact
+    from callbacks.provenance import run_facts
+    from callbacks.results import stage_metrics
+    from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
+    from callbacks.switched_off import without_switched_off
+    from configs.errors import ShortErrorParser, missing_package, own_error
+    from datamodules import EditDataModule
+    from editors.base import Editor
+    from editors.errors import EditorError
+    from editors.export.artifact import require_new_folder
+    from editors.registry import EDITORS
+except ModuleNotFoundError as missing:
+    if missing.name is None or missing.name.partition(".")[0] in ("callbacks", "configs", "datamodules", "editors"):
+        raise
+    # `pip install hyperedit` is for applying editors; it makes this command as well, but not what it needs.
+    sys.stderr.write(
+        f"error: Python package {missing.name!r} is not installed; training needs: pip install 'hyperedit[train]'\n"
+    )
+    raise SystemExit(2) from None
 
 
 class EditTrainer(Trainer):

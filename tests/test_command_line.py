@@ -233,6 +233,16 @@ def test_editors_are_known_by_their_short_names_in_a_process_of_its_own() -> Non
     assert "--model.mend.rank" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
+def test_training_packages_that_are_missing_are_named() -> None:
+    start = "import sys; sys.modules['lightning'] = None; from train import command_line; sys.exit(command_line())"
+    done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: Python package 'lightning' is not installed; training needs: pip install 'hyperedit[train]'"
+    ]
+
+
 def shipped() -> list[list[Path]]:
     """Every configuration: those of `configs/` alone, the others together with an editor's."""
     alone = sorted(CONFIGS.glob("*.yaml"))
