@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from editors.edits import LowRankEdit
 from editors.losses import answer_nll, episode_means
 from editors.sites import block_index, find_blocks, linear_widths, resolve_sites
-from editors.tokens import TokenBatch
+from editors.tokens import TokenBatch, position_ids
 
 # What another prefix pass costs, in tokens that could be computed in its stead, because it reads all weights once more:
 # measured on a CPU; for the rest the arithmetic a GPU does in the time it reads a 16-bit weight.
@@ -115,7 +115,7 @@ class FrozenLM(nn.Module):
     def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if self._takes_positions:
-            inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            inputs["position_ids"] = position_ids(mask)
         return inputs
 
     @contextmanager

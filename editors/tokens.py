@@ -91,6 +91,11 @@ def _mark_answer(
     return EncodedText(tuple(ids), marked[0], marked[-1] + 1)
 
 
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """`[B, T]` position of each token counted over real tokens only, so that the padding side does not matter."""
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
 @dataclass
 class TokenBatch:
     """Texts ready for the base model, up to their last answer token but one, with the places that predict answers.
@@ -117,8 +122,8 @@ class TokenBatch:
         return self.input_ids.shape[0]
 
     def position_ids(self) -> Tensor:
-        """`[B, T]` position of each token counted over real tokens only, so that the padding side does not matter."""
-        return (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        """`[B, T]` position of each token, see `position_ids`."""
+        return position_ids(self.attention_mask)
 
     def answer_episode(self) -> Tensor:
         """`[N]` the episode each answer token belongs to."""
