@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,28 @@ def test_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path: Path, ro
             AtomicCheckpointIO().save_checkpoint(state(2), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Killer:
+    """Kills the process that pickles it, as the out-of-memory killer does: no clean-up runs."""
+
+    def __reduce__(self) -> tuple[type[str], tuple[()]]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return str, ()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(state(1), path)
+    before = path.read_bytes()
+    child = os.fork()
+    if child == 0:
+        AtomicCheckpointIO().save_checkpoint({**state(2), "last": Killer()}, path)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert path.read_bytes() == before
 
 
 def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
