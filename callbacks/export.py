@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
 from editors.base import Editor
-from editors.base_model import weights_hash
 from editors.export.artifact import ArtifactConfig, save_artifact
 
 
@@ -60,7 +58,7 @@ def export_artifact(editor: Editor, folder: Path, results: dict[str, Any]) -> Pa
         editor_config=editor.network_config(),
         base_model=editor.base_model_dict(),
         architecture=type(editor.frozen.model).__name__,
-        base_weights=weights_hash(editor.frozen.model, torch.bfloat16),
+        base_weights=editor.base_weights,
         site_widths={site: list(widths) for site, widths in editor.frozen.site_widths().items()},
         results=results,
     )

@@ -8,11 +8,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
 from lightning import Trainer
 
 from editors.base import Editor
-from editors.base_model import weights_hash
 
 _PACKAGES = ("hyperedit", "torch", "lightning", "transformers", "torchmetrics")
 
@@ -22,7 +20,7 @@ def run_facts(trainer: Trainer, editor: Editor) -> dict[str, Any]:
     data_hash: dict[str, str] = getattr(getattr(trainer, "datamodule", None), "data_hash", dict)()
     return {
         "base_model": editor.base_model.name,
-        "base_weights": weights_hash(editor.frozen.model, torch.bfloat16),
+        "base_weights": editor.base_weights,
         "edit_sites": editor.frozen.sites,
         "data": data_hash,
         "seed": os.environ.get("PL_GLOBAL_SEED"),

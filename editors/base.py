@@ -125,6 +125,11 @@ class Editor(LightningModule):
         """The base model's tokenizer, loaded when it is first needed."""
         return load_tokenizer(self.base_model)
 
+    @cached_property
+    def base_weights(self) -> str:
+        """Hash of the base model's weights cast to bfloat16, so that it is the same in every precision."""
+        return weights_hash(self.frozen.model, torch.bfloat16)
+
     # --- building ----------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -223,15 +228,17 @@ class Editor(LightningModule):
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen base model out of the checkpoint."""
+        """Leave the frozen base model out of the checkpoint, but say which one it was."""
         state = checkpoint["state_dict"]
+        checkpoint["base_weights"] = self.base_weights
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(_FROZEN_PREFIX)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint holds exactly this editor (the base model excepted), and keep its step.
+        """Check that the checkpoint holds exactly this editor and was trained for this base model, and keep its step.
 
         Raises:
             EditorError: tensors are missing or have other shapes.
+            BaseModelError: the base model has other weights (in bfloat16, so that its precision may be another).
         """
         wanted = {k: v.shape for k, v in self.state_dict().items() if not k.startswith(_FROZEN_PREFIX)}
         found = {k: v.shape for k, v in checkpoint["state_dict"].items() if not k.startswith(_FROZEN_PREFIX)}
@@ -241,6 +248,11 @@ class Editor(LightningModule):
             raise EditorError(
                 f"the checkpoint does not fit this editor: {len(wrong)} tensor(s) differ, first {key!r} (checkpoint "
                 f"{found.get(key)}, editor {wanted.get(key)}). Use the configuration the checkpoint was trained with."
+            )
+        if checkpoint.get("base_weights", self.base_weights) != self.base_weights:
+            raise BaseModelError(
+                f"the checkpoint was trained for a base model with other weights than {self.base_model.name!r}. "
+                "Name the base model of its training in model.base_model."
             )
         self.restored_step = int(checkpoint["global_step"])
 

@@ -16,12 +16,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from editors.base import Editor
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
 from editors.edits import LowRankEdit
-from editors.errors import EditorError
+from editors.errors import BaseModelError, EditorError
 from editors.export.artifact import LoadedEditor, load_editor
 from editors.registry import EDITORS
 from editors.requests import EditRequest
 from editors.tokens import TokenBatch, collate_texts, encode_answers
-from tests.tiny_world import COUNTS, TinyWorld, row, run, write_splits
+from tests.tiny_world import COUNTS, TinyWorld, row, run, write_model, write_splits, write_tokenizer
 from train import EditorCLI
 
 pytestmark = pytest.mark.slow
@@ -253,6 +253,23 @@ def test_checkpoint_of_another_editor_is_refused(life: Life, tiny_world: TinyWor
     sites = "--model.base_model.sites=[model.layers.3.mlp.up_proj]"
     with pytest.raises(EditorError, match=r"checkpoint does not fit this editor: .* Use the configuration"):
         tiny_world.run("validate", tmp_path / "runs", f"--ckpt_path={last}", sites)
+
+
+def test_checkpoint_for_another_base_model_is_refused(life: Life, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    last = life.folders()[1] / "checkpoints" / "last.ckpt"
+    other = write_model(tmp_path / "other", seed=1)
+    write_tokenizer(other)
+    with pytest.raises(BaseModelError, match=r"trained for a base model with other weights than .*other"):
+        tiny_world.run("validate", tmp_path / "runs", f"--ckpt_path={last}", f"--model.base_model.name={other}")
+
+
+def test_checkpoint_serves_the_base_model_in_another_precision(
+    life: Life, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    last = life.folders()[1] / "checkpoints" / "last.ckpt"
+    half = tiny_world.run("validate", tmp_path / "runs", f"--ckpt_path={last}", "--model.base_model.dtype=bfloat16")
+    assert half.model.frozen.model.dtype == torch.bfloat16
+    assert half.model.restored_step == STEPS
 
 
 def test_fast_dev_run_trains_one_batch_and_leaves_the_other_runs_alone(tiny_world: TinyWorld, tmp_path: Path) -> None:
