@@ -28,6 +28,11 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("--target", required=True, help="the new answer")
     apply.add_argument("--ask", action="append", default=[], help="another question to show; may be repeated")
     apply.add_argument("--model", help="where the base model is now: Hub id, folder or .gguf (default: as in training)")
+    apply.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run model code that comes with the base model's repository (default: never, whatever the artifact says)",
+    )
     apply.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
     apply.add_argument("--save", help="write the edit to this .safetensors file")
     return parser
@@ -36,7 +41,11 @@ def _parser() -> argparse.ArgumentParser:
 def _apply(options: argparse.Namespace, console: Console) -> None:
     editor = load_editor(options.artifact).to(options.device)
     request = EditRequest(options.prompt, options.target)
-    source = replace(editor.base_model, name=options.model) if options.model else editor.base_model
+    source = replace(
+        editor.base_model,
+        name=options.model or editor.base_model.name,
+        trust_remote_code=options.trust_remote_code,
+    )
     model = load_base_model(source).to(options.device)
     tokenizer = load_tokenizer(source)
     prompts = [options.prompt, *options.ask]

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -153,8 +153,12 @@ class LoadedEditor:
 
     @property
     def base_model(self) -> BaseModelConfig:
-        """How the base model was named and loaded in training."""
-        return BaseModelConfig(**self.config.base_model)
+        """How the base model was named and loaded in training, but never trusting its code.
+
+        An artifact may come from a stranger, who must not decide that code from a model repository is run. Who wants
+        that says so: `dataclasses.replace(editor.base_model, trust_remote_code=True)`.
+        """
+        return replace(BaseModelConfig(**self.config.base_model), trust_remote_code=False)
 
     def to(self, device: torch.device | str) -> LoadedEditor:
         """Move the hypernetwork to `device`."""

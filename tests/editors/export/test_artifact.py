@@ -411,6 +411,26 @@ def test_apply_ends_with_one_line_on_what_the_user_can_mend(
     assert message in line
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_only_the_user_decides_that_model_code_is_run(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    """An artifact from a stranger cannot, though it says that its base model was trained with it."""
+    base_model = json.loads((copied / "config.json").read_text())["base_model"]
+    edit_config(base_model=base_model | {"trust_remote_code": True})(copied)
+    assert not load_editor(copied).base_model.trust_remote_code
+    loaded_with: list[bool] = []
+    for name, load in (("load_base_model", load_base_model), ("load_tokenizer", load_tokenizer)):
+
+        def spy(config: BaseModelConfig, load: Callable[[BaseModelConfig], Any] = load) -> Any:
+            loaded_with.append(config.trust_remote_code)
+            return load(config)
+
+        monkeypatch.setattr(f"editors.__main__.{name}", spy)
+    assert apply_main(["apply", str(copied), *FACT, *(["--trust-remote-code"] if trusted else [])]) == 0
+    assert loaded_with == [trusted, trusted]
+
+
 @pytest.mark.slow
 def test_applying_needs_no_training_library(artifact: Path) -> None:
     """In a fresh process: load an artifact, edit, apply, merge, undo."""
