@@ -17,7 +17,8 @@ class RunningNormaliser(nn.Module):
     Rows of a batch are merged at once (Chan, Golub & LeVeque 1983) before they are normalised. All state is in buffers,
     so it is saved and resumed exactly. Outside training the statistics stay as they are. With fewer than two rows seen
     no variance exists, and rows pass unchanged. A cast of the module (`half()`, `to(torch.bfloat16)`) may raise the
-    statistics' precision, but never lower it: a running count in bfloat16 stops at 256.
+    statistics' precision, but never lower it. The count is an integer: exact, untouched by casts, and there on devices
+    without float64 (Apple's MPS).
 
     Args:
         width: number of features.
@@ -31,15 +32,13 @@ class RunningNormaliser(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("squared_deviation", torch.zeros(width))
-        self.register_buffer("count", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self.named_buffers(recurse=False))
+        mean, squared_deviation = self.mean, self.squared_deviation
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            cast = getattr(self, name)
-            if cast.dtype.itemsize < buffer.dtype.itemsize:
-                setattr(self, name, buffer.to(cast.device))
+        if self.mean.dtype.itemsize < mean.dtype.itemsize:
+            self.mean, self.squared_deviation = mean.to(self.mean.device), squared_deviation.to(self.mean.device)
         return self
 
     def std(self) -> Tensor:
@@ -76,8 +75,10 @@ def _from_all_processes(count: Tensor, mean: Tensor, deviation: Tensor) -> list[
     """The batch statistics of every process, in the order of their ranks, so that all processes merge alike."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [(count, mean, deviation)]
+    # One message. Float64 holds counts of up to 2**53 exactly, and devices without it know no process groups.
     packed = torch.cat([count.double(), mean.double(), deviation.double()])
     parts = [torch.empty_like(packed) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, packed)
     width = mean.numel()
-    return [(part[:1], part[1 : 1 + width].to(mean.dtype), part[1 + width :].to(mean.dtype)) for part in parts]
+    split = [part.split([1, width, width]) for part in parts]
+    return [(n.to(count.dtype), middle.to(mean.dtype), square.to(mean.dtype)) for n, middle, square in split]

@@ -119,11 +119,12 @@ def test_many_batches_do_not_drift() -> None:
     assert_statistics(trained_on(rows.split(40)), rows)
 
 
-def test_the_count_is_exact_beyond_float32() -> None:
+@pytest.mark.parametrize("count", [2**24, 2**53], ids=["float32", "float64"])
+def test_the_count_is_exact_beyond(count: int) -> None:
     normaliser = trained_on([random_rows(2)])
-    normaliser.count.fill_(2.0**24)
+    normaliser.count.fill_(count)
     normaliser(random_rows(1))
-    assert normaliser.count.item() == 2**24 + 1
+    assert normaliser.count.item() == count + 1
 
 
 # --- training, evaluation, resuming ----------------------------------------------------------------------------------
@@ -168,7 +169,20 @@ def test_a_cast_loses_no_digit_of_the_statistics(cast: Callable[[nn.Module], nn.
 
 def test_statistics_may_be_cast_to_double() -> None:
     normaliser = trained_on([random_rows(6)]).double()
-    assert {buffer.dtype for buffer in normaliser.buffers()} == {torch.float64}
+    assert normaliser.mean.dtype == normaliser.squared_deviation.dtype == torch.float64
+    assert normaliser.count.dtype == torch.int64
+
+
+def test_no_buffer_needs_float64() -> None:
+    """Apple's MPS does not have it."""
+    assert {b.dtype for b in trained_on([random_rows(6)]).buffers()} == {torch.float32, torch.int64}
+
+
+def test_older_states_with_a_float64_count_load() -> None:
+    state = trained_on([random_rows(6)]).state_dict()
+    normaliser = RunningNormaliser(WIDTH)
+    normaliser.load_state_dict({**state, "count": state["count"].double()})
+    assert same_state(normaliser, trained_on([random_rows(6)]))
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
