@@ -39,6 +39,10 @@ except ModuleNotFoundError as missing:
     raise SystemExit(2) from None
 
 
+# What Lightning calls them, and its short names for them.
+_PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
+
+
 class EditTrainer(Trainer):
     """Lightning's Trainer with one more verb."""
 
@@ -87,6 +91,7 @@ class EditorCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
         config = self.config[self.subcommand]
+        _require_float32_network(config.trainer.precision)
         root = config.trainer.default_root_dir or "runs"
         config.ckpt_path = self._checkpoint(config.get("ckpt_path"), root)
         folder = str(new_run_folder(runs_root(root)))
@@ -134,6 +139,19 @@ class EditorCLI(LightningCLI):
                 if isinstance(callback, ModelCheckpoint):
                     callback.save_last = False
         return trainer
+
+
+def _require_float32_network(precision: str | int | None) -> None:
+    """Refuse a precision in which Lightning casts the whole module: the hypernetwork computes in float32 only.
+
+    Raises:
+        EditorError: it is one of those.
+    """
+    if precision is not None and str(precision) not in _PRECISIONS:
+        raise EditorError(
+            f"trainer.precision {precision!r} would cast the hypernetwork, which must stay in float32; use 32-true, "
+            "bf16-mixed or 16-mixed. What sets the type of the frozen weights is model.base_model.dtype."
+        )
 
 
 def _move(parts: Any, root: str, folder: str) -> None:

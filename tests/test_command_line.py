@@ -132,6 +132,12 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         nothing,
         ["MLFlowLogger: Python package 'mlflow' is not installed; pip install mlflow"],
     ),
+    "precision": (
+        ["--trainer.precision=bf16-true", NO_SUCH_MODEL],
+        nothing,
+        ["trainer.precision 'bf16-true'", "use 32-true, bf16-mixed or 16-mixed", "model.base_model.dtype"],
+    ),
+    "precision of float64": (["--trainer.precision=64"], nothing, ["trainer.precision 64", "use 32-true"]),
     "number": (["--data.episodes_per_batch=0"], nothing, ["episodes_per_batch must be at least 1, got 0"]),
 }
 

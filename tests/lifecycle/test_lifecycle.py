@@ -296,6 +296,27 @@ def test_saved_configuration_runs_again_in_a_folder_of_its_own(life: Life) -> No
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == files
 
 
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+def test_mixed_precision_trains_a_float32_hypernetwork(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    short = ("--trainer.precision=bf16-mixed", "--trainer.max_steps=2", "--trainer.limit_val_batches=1")
+    cli = tiny_world.run("fit", tmp_path / "runs", *short)
+    assert cli.trainer.global_step == 2
+    state = cli.model.network.state_dict()
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_precision_that_casts_the_hypernetwork_is_refused(
+    tiny_world: TinyWorld, tmp_path: Path, precision: str
+) -> None:
+    with pytest.raises(EditorError, match=rf"'{precision}' would cast the hypernetwork.*model\.base_model\.dtype"):
+        tiny_world.run("fit", tmp_path / "runs", f"--trainer.precision={precision}")
+    assert not (tmp_path / "runs").exists()
+
+
 # --- gradient accumulation -------------------------------------------------------------------------------------------
 
 
