@@ -92,6 +92,7 @@ class EditorCLI(LightningCLI):
         """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
         config = self.config[self.subcommand]
         _require_float32_network(config.trainer.precision)
+        _require_own_batches(config.trainer.overfit_batches)
         root = config.trainer.default_root_dir or "runs"
         config.ckpt_path = self._checkpoint(config.get("ckpt_path"), root)
         folder = str(new_run_folder(runs_root(root)))
@@ -151,6 +152,20 @@ def _require_float32_network(precision: str | int | None) -> None:
         raise EditorError(
             f"trainer.precision {precision!r} would cast the hypernetwork, which must stay in float32; use 32-true, "
             "bf16-mixed or 16-mixed. What sets the type of the frozen weights is model.base_model.dtype."
+        )
+
+
+def _require_own_batches(overfit_batches: float) -> None:
+    """Refuse Lightning's way of training on few records: it replaces the sampler that forms the batches.
+
+    Raises:
+        EditorError: it is asked for.
+    """
+    if overfit_batches:
+        raise EditorError(
+            f"trainer.overfit_batches {overfit_batches!r} cannot be used (allowed: 0): episodes need their own "
+            "sampler. To train on few records give a small file, or a source's limit, in data.train; to shorten an "
+            "epoch use --trainer.limit_train_batches."
         )
 
 

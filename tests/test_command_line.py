@@ -138,6 +138,11 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         ["trainer.precision 'bf16-true'", "use 32-true, bf16-mixed or 16-mixed", "model.base_model.dtype"],
     ),
     "precision of float64": (["--trainer.precision=64"], nothing, ["trainer.precision 64", "use 32-true"]),
+    "overfitting": (
+        ["--trainer.overfit_batches=2", NO_SUCH_MODEL],
+        nothing,
+        ["trainer.overfit_batches 2 cannot be used (allowed: 0)", "limit", "--trainer.limit_train_batches"],
+    ),
     "number": (["--data.episodes_per_batch=0"], nothing, ["episodes_per_batch must be at least 1, got 0"]),
 }
 
