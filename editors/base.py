@@ -189,9 +189,13 @@ class Editor(LightningModule):
     def on_fit_start(self) -> None:
         """Remember the base model's weights, to prove afterwards that training did not touch them."""
         self._hash_before_fit = weights_hash(self.frozen.model)
+        # Now, not when a checkpoint first asks for it: it must name the weights that training started with.
+        _ = self.base_weights
 
-    def on_fit_end(self) -> None:
+    def on_train_end(self) -> None:
         """Compare the base model's weights with those before training.
+
+        Not in `on_fit_end`: Lightning calls that of the callbacks first, and `ExportArtifact` would have exported.
 
         Raises:
             BaseModelError: they differ.

@@ -11,6 +11,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from editors.base import Editor
+
 
 class Crash(RuntimeError):
     """The simulated fault."""
@@ -34,6 +36,18 @@ class CrashAtBatch(Callback):
     def crash(self) -> None:
         """End the run."""
         raise Crash(f"batch {self.batch}")
+
+
+class ChangeBaseModel(Callback):
+    """Writes to the base model after the first batch, which nothing may do."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add to some weights."""
+        if batch_idx == 0:
+            assert isinstance(pl_module, Editor)
+            next(pl_module.frozen.model.parameters()).data += 1
 
 
 class KillAtBatch(CrashAtBatch):

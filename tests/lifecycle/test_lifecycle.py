@@ -171,6 +171,18 @@ def test_base_model_is_untouched(life: Life) -> None:
     assert all(weights_hash(cli.model.frozen.model) == fresh for cli in (life.fit, life.resumed, life.tested))
 
 
+def test_nothing_is_exported_if_the_base_model_was_changed(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    change = "--trainer.callbacks+=tests.lifecycle.crashes.ChangeBaseModel"
+    with pytest.raises(BaseModelError, match=r"changed during training; they must stay frozen\. Look for a callback"):
+        tiny_world.run("fit", root, change, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    assert list(root.rglob("artifact")) == []
+    # The checkpoint names the weights that training started with, so that it is not mistaken for the others'.
+    (last,) = root.rglob("last.ckpt")
+    fresh = load_base_model(BaseModelConfig(str(tiny_world.model), dtype="float32"))
+    assert torch.load(last, weights_only=True)["base_weights"] == weights_hash(fresh, torch.bfloat16)
+
+
 def test_training_moved_every_parameter(life: Life) -> None:
     before, after = life.fit.model.network.state_dict(), life.resumed.model.network.state_dict()
     assert all(not torch.equal(before[name], after[name]) for name, _ in life.fit.model.network.named_parameters())
