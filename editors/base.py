@@ -90,6 +90,7 @@ class Editor(LightningModule):
         self.warmup_steps = warmup_steps
         self.evaluator = Evaluator(generate_in_validation=generate_in_validation)
         self.strict_loading = False
+        self.register_load_state_dict_post_hook(_forget_frozen)
         self.last_losses: EpisodeLosses | None = None
         self.restored_step = 0
         self._hash_before_fit = ""
@@ -263,3 +264,21 @@ class Editor(LightningModule):
     def base_model_dict(self) -> dict[str, Any]:
         """The base model's configuration in plain values."""
         return asdict(self.base_model)
+
+    def shared_arguments(self) -> dict[str, Any]:
+        """Arguments of `Editor` in plain values; a subclass saves them with its own as hyperparameters."""
+        return {
+            "base_model": self.base_model_dict(),
+            "c_edit": self.c_edit,
+            "c_loc": self.c_loc,
+            "learning_rate": self.learning_rate,
+            "lr_schedule": self.lr_schedule,
+            "warmup_steps": self.warmup_steps,
+            "generate_in_validation": self.evaluator.generate_in_validation,
+        }
+
+
+def _forget_frozen(_: nn.Module, incompatible: Any) -> None:
+    """Do not count the base model's weights as missing: a checkpoint leaves them out."""
+    missing = incompatible.missing_keys
+    missing[:] = [key for key in missing if not key.startswith(_FROZEN_PREFIX)]

@@ -47,7 +47,8 @@ class MEND(Editor):
         super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
         self.mend = MENDConfig(**mend) if isinstance(mend, dict) else mend
         self.edit_rate_learning_rate = edit_rate_learning_rate
-        self.save_hyperparameters({"base_model": self.base_model_dict(), "mend": self.network_config()})
+        own = {"mend": self.network_config(), "edit_rate_learning_rate": edit_rate_learning_rate}
+        self.save_hyperparameters({**self.shared_arguments(), **own})
 
     def build_network(self) -> MENDNetwork:
         """The hypernetwork for the frozen model's edit sites."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +196,22 @@ def test_checkpoint_holds_the_hypernetwork_and_nothing_frozen(life: Life) -> Non
     trained = total_bytes(checkpoint["state_dict"]) + total_bytes(checkpoint["optimizer_states"])
     frozen = total_bytes(life.editor.frozen.state_dict())
     assert path.stat().st_size < trained + frozen / 2
+
+
+def test_checkpoint_gives_the_editor_with_the_arguments_of_its_training(life: Life, tiny_world: TinyWorld) -> None:
+    kind = type(life.fit.model)
+    path = life.folders()[1] / "checkpoints" / "last.ckpt"
+    loaded = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    arguments = inspect.signature(kind.__init__).parameters.keys() - {"self"}
+    assert arguments <= loaded.hparams.keys()
+    wanted = tiny_world.config(life.root, kind.registered_name)["model"]["init_args"]
+    for name, value in wanted.items():
+        found = loaded.hparams[name]
+        assert (value.items() <= found.items()) if isinstance(value, dict) else (found == value), name
+    assert loaded.base_model == life.fit.model.base_model
+    assert (loaded.learning_rate, loaded.lr_schedule, loaded.warmup_steps) == (1e-3, "linear", 2)
+    trained = life.resumed.model.network.state_dict()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in loaded.network.state_dict().items())
 
 
 def total_bytes(value: Any) -> int:
