@@ -29,7 +29,7 @@ _REMEDIES = {
     ),
     "every gradient of the hypernetwork is zero": (
         "no edit site influences the loss: the answers' tokens carry no gradient, or a site is not on the path",
-        "check base_model.sites and that targets are not cut off by data.max_length",
+        "check base_model.sites",
     ),
     "the locality KL is exactly zero": (
         "the edit does not reach the locality texts: the edit is zero, or it is lost in the base model's precision",

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
 from datamodules.leaks import LeakPolicy, handle_leaks, handle_pool_leaks
 from datamodules.locality_pool import read_locality_pool
+from datamodules.readable import readable_data
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
 from editors.base_model import BaseModelConfig, load_tokenizer
@@ -58,7 +59,7 @@ class EditDataModule(LightningDataModule):
             paraphrase wherever there is one.
         eval_batch_size: edits scored together in validation and test.
         limit_val: use only this many validation records, spread evenly; `None` for all.
-        max_length: longest text in tokens.
+        max_length: longest text in tokens; a record with a longer one counts as broken.
         padding_side: where texts are padded; it changes no result.
         skip_invalid: count and log broken rows and leave them out, instead of refusing the file.
         on_leak: what to do when splits share a subject, an edit prompt or a locality prompt, or when the locality pool
@@ -122,10 +123,10 @@ class EditDataModule(LightningDataModule):
         self._train_position: dict[str, int] = {}
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 - all splits are needed to look for leaks
-        """Read all splits, once, and check that they do not leak into each other.
+        """Read all splits, once; check that the texts can be encoded and that the splits do not leak into each other.
 
         Raises:
-            DataError: rows are broken, or splits leak.
+            DataError: rows are broken, texts are too long, or splits leak.
         """
         if self.records:
             return
@@ -135,6 +136,7 @@ class EditDataModule(LightningDataModule):
             for file in self.locality_pool
             for probe in read_locality_pool(self.path / file, skip_invalid=self.skip_invalid)
         ]
+        splits, pool = readable_data(splits, pool, self._collator().faults, skip_invalid=self.skip_invalid)
         self._pool = handle_pool_leaks(pool, splits, self.on_leak)
         self.records = handle_leaks(splits, self.on_leak)
         if self.limit_val and len(self.records["val"]) > self.limit_val:

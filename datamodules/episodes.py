@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,12 +12,14 @@ from torch.utils.data import Dataset
 
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeNumbers
-from editors.tokens import EditBatch, PaddingSide, TokenBatch, collate_texts, encode_answers
+from editors.tokens import EditBatch, PaddingSide, TokenBatch, collate_texts, encode_answers, encoding_faults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _Pairs = list[tuple[str, str]]
+_LOG = logging.getLogger(__name__)
+_LIMIT = "data.max_length is"
 
 
 class EpisodeCollator:
@@ -36,10 +39,15 @@ class EpisodeCollator:
     def __call__(self, pairs_by_episode: Sequence[_Pairs]) -> TokenBatch:
         """One token batch of all episodes' `(prompt, answer)` pairs."""
         episode = [e for e, pairs in enumerate(pairs_by_episode) for _ in pairs]
-        texts = encode_answers(self._tokenizer, [p for pairs in pairs_by_episode for p in pairs], self._max_length)
+        flat = [pair for pairs in pairs_by_episode for pair in pairs]
+        texts = encode_answers(self._tokenizer, flat, self._max_length, _LIMIT)
         pad_id = self._tokenizer.pad_token_id
         assert isinstance(pad_id, int)
         return collate_texts(texts, episode, pad_id, self._padding_side)
+
+    def faults(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        """For each pair why it cannot be encoded; empty where it can."""
+        return encoding_faults(self._tokenizer, pairs, self._max_length, _LIMIT)
 
 
 class TrainingEpisodes(Dataset[EditBatch]):
@@ -73,7 +81,7 @@ class TrainingEpisodes(Dataset[EditBatch]):
         self._locality_per_edit = locality_per_edit
         self._other_targets = other_targets
         self._edit_prompt_as_rephrase = edit_prompt_as_rephrase
-        self._targets = _all_answers(records, locality_pool)
+        self._targets = self._fitting(_all_answers(records, locality_pool)) if other_targets else []
         self._seed = seed
 
     def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
@@ -86,7 +94,8 @@ class TrainingEpisodes(Dataset[EditBatch]):
             for index in indices:
                 record = self._records[index]
                 choose = random.Random(f"{self._seed}/{epoch}/{index}")
-                target = choose.choice(self._targets) if choose.random() < self._other_targets else record.target_new
+                other = choose.random() < self._other_targets
+                target = choose.choice(self._targets) if other else record.target_new
                 edit[number].append((record.prompt, target))
                 own = not record.rephrases or choose.random() < self._edit_prompt_as_rephrase
                 rephrase[number].append((record.prompt if own else choose.choice(record.rephrases), target))
@@ -97,6 +106,17 @@ class TrainingEpisodes(Dataset[EditBatch]):
             rephrase=self._collate(rephrase),
             locality=self._collate(locality),
         )
+
+    def _fitting(self, answers: list[str]) -> list[str]:
+        """Those answers that every prompt has room for; the others would stop training when they are drawn."""
+        prompts = [prompt for record in self._records for prompt in (record.prompt, *record.rephrases)]
+        longest = max(prompts, key=len, default="")
+        faults = self._collate.faults([(longest, answer) for answer in answers])
+        fitting = [answer for answer, fault in zip(answers, faults, strict=True) if not fault]
+        if len(fitting) < len(answers):
+            left_out = len(answers) - len(fitting)
+            _LOG.warning("%d of %d answers are too long to be other targets; left out.", left_out, len(answers))
+        return fitting
 
     def _locality(self, record: EditRecord, choose: random.Random) -> _Pairs:
         return [pair for _ in range(self._locality_per_edit) for pair in self._one_locality(record, choose)]

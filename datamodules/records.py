@@ -118,16 +118,35 @@ def parse_rows(
         except DataError as error:
             faults.append(f"{row.source}: {error}")
     if faults:
-        _report_faults(faults, len(parsed) + len(faults), path, skip_invalid=skip_invalid)
+        report_faults(faults, len(parsed) + len(faults), path, skip_invalid=skip_invalid)
     if not parsed:
         raise DataError(f"{path}: no usable row; a data set needs at least one")
     return parsed
 
 
-def _report_faults(faults: Sequence[str], total: int, path: Path | str, *, skip_invalid: bool) -> None:
+def report_faults(
+    faults: Sequence[str],
+    total: int,
+    place: Path | str,
+    *,
+    skip_invalid: bool,
+    remedy: str = "Mend the file",
+) -> None:
+    """Refuse broken rows, or log that they are left out.
+
+    Args:
+        faults: for each broken row where it is and what is wrong.
+        total: how many rows were looked at.
+        place: where the rows are.
+        skip_invalid: log instead of refusing.
+        remedy: what to do about the faults.
+
+    Raises:
+        DataError: `skip_invalid` is false.
+    """
     listed = "\n  ".join(faults[:_SHOWN_FAULTS])
     more = f"\n  ... and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
-    message = f"{path}: {len(faults)} of {total} row(s) are broken\n  {listed}{more}"
+    message = f"{place}: {len(faults)} of {total} row(s) are broken\n  {listed}{more}"
     if not skip_invalid:
-        raise DataError(f"{message}\nMend the file, or set skip_invalid: true to leave these rows out.")
+        raise DataError(f"{message}\n{remedy}, or set skip_invalid: true to leave these rows out.")
     _LOG.warning("%s\nThese rows were left out (skip_invalid).", message)

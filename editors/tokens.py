@@ -5,7 +5,7 @@ Shape legend: B texts, T tokens (padded), N answer tokens of the whole batch, E 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PaddingSide = Literal["left", "right"]
+# Ids, character offsets, prompt and answer of one text.
+_Encoding = tuple[Sequence[int], Sequence[tuple[int, int]], str, str]
+_MODEL_LIMIT = "the base model reads at most"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class EncodedText:
 
 
 def encode_answers(
-    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, str]], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[str, str]],
+    max_length: int | None = None,
+    limit: str = _MODEL_LIMIT,
 ) -> list[EncodedText]:
     """Encode each `(prompt, answer)` jointly as "prompt answer" and mark the answer's tokens by character offsets.
 
@@ -53,34 +59,54 @@ def encode_answers(
     Args:
         tokenizer: a fast tokenizer (character offsets are needed).
         pairs: prompts with their answers.
-        max_length: longest text in tokens that the base model can read; `None` for no limit.
+        max_length: longest text in tokens; `None` for no limit.
+        limit: what sets `max_length`, for the error message.
 
     Raises:
         EditorError: the tokenizer is not a fast one, an answer yields no token, or a text is too long.
     """
+    return [_mark_answer(encoding, max_length, limit) for encoding in _encodings(tokenizer, pairs)]
+
+
+def encoding_faults(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[str, str]],
+    max_length: int | None = None,
+    limit: str = _MODEL_LIMIT,
+) -> list[str]:
+    """For each pair why `encode_answers` would refuse it; empty where it would not.
+
+    Raises:
+        EditorError: the tokenizer is not a fast one.
+    """
+    return [_fault(encoding, max_length, limit) for encoding in _encodings(tokenizer, pairs)]
+
+
+def _fault(encoding: _Encoding, max_length: int | None, limit: str) -> str:
+    try:
+        _mark_answer(encoding, max_length, limit)
+    except EditorError as error:
+        return str(error)
+    return ""
+
+
+def _encodings(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, str]]) -> Iterator[_Encoding]:
     pairs = list(pairs)
     if not pairs:
-        return []
+        return
     if not tokenizer.is_fast:
         raise EditorError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (use_fast=True) instead"
         )
     encoding = tokenizer([f"{prompt} {answer.strip()}" for prompt, answer in pairs], return_offsets_mapping=True)
-    return [
-        _mark_answer(ids, offsets, pair, max_length)
-        for ids, offsets, pair in zip(encoding["input_ids"], encoding["offset_mapping"], pairs, strict=True)
-    ]
+    for ids, offsets, pair in zip(encoding["input_ids"], encoding["offset_mapping"], pairs, strict=True):
+        yield ids, offsets, *pair
 
 
-def _mark_answer(
-    ids: Sequence[int], offsets: Sequence[tuple[int, int]], pair: tuple[str, str], max_length: int | None
-) -> EncodedText:
-    prompt, answer = pair
+def _mark_answer(encoding: _Encoding, max_length: int | None, limit: str) -> EncodedText:
+    ids, offsets, prompt, answer = encoding
     if max_length is not None and len(ids) > max_length:
-        raise EditorError(
-            f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, "
-            f"but the base model reads at most {max_length}"
-        )
+        raise EditorError(f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, but {limit} {max_length}")
     # Special tokens have the span (0, 0): they are never part of the answer. A token that is only the space before the
     # answer may have an empty span behind that space, and is part of it.
     marked = [i for i, (_, end) in enumerate(offsets) if end > len(prompt)]

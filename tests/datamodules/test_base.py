@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.base import EditDataModule
 from datamodules.locality_pool import read_locality_pool
-from datamodules.records import EditRecord
+from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader
 from datamodules.sources import ZsRE
 from editors.base_model import BaseModelConfig
@@ -35,7 +35,7 @@ class Given:
 
 def record(number: int, template: str = "Who founded {}?", **fields: Any) -> EditRecord:
     subject = f"Town{number}"
-    return EditRecord(template.format(subject), f"new {number}", subject, f"old {number}", **fields)
+    return EditRecord(template.format(subject), f"new {number}", subject, **{"ground_truth": f"old {number}", **fields})
 
 
 def module(world: TinyWorld, **settings: Any) -> EditDataModule:
@@ -119,6 +119,53 @@ def test_training_needs_records(tiny_world: TinyWorld) -> None:
 def test_missing_file_is_named(tiny_world: TinyWorld) -> None:
     with pytest.raises(DataError, match=r"nowhere\.json cannot be read .*check the path"):
         module(tiny_world, train=[ZsRE("nowhere.json")])
+
+
+# --- texts that cannot be encoded ------------------------------------------------------------------------------------
+
+LONG = "very " * 40 + "long"
+
+
+def overlong(world: TinyWorld, tmp_path: Path, **settings: Any) -> EditDataModule:
+    """A data module with five too long texts: of training, validation, test (a portability question) and the pool."""
+    questions = ["who lives here", f"who lives in {LONG}"]
+    (tmp_path / "pool.json").write_text(json.dumps([{"question": q, "answer": ["x"]} for q in questions]))
+    chain = {"Reasoning": (Probe(LONG, "x"),)}
+    twice = [record(2, rephrases=(LONG,), source="train.json row 1")] * 2
+    splits = {
+        "train": [record(1, portability=chain, ground_truth=LONG), *twice, record(3, locality=(Probe("Who?", LONG),))],
+        "val": [record(4), record(5, ground_truth=LONG, source="val.json row 1")],
+        "test": [record(6), record(7, portability=chain, source="test.json row 1")],
+    }
+    pool = {"path": str(tmp_path), "locality_pool": ["pool.json"]}
+    return given(world, **splits, **pool, **{"max_length": 40, **settings})
+
+
+def test_texts_that_are_too_long_are_reported_at_once_when_the_data_are_read(
+    tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"data: 5 of 9 row\(s\) are broken") as error:
+        overlong(tiny_world, tmp_path)
+    said = str(error.value)
+    places = ["train.json row 1: prompt 'very", "train: prompt 'Who?'", "val.json row 1", "test.json row 1"]
+    assert [said.count(place) for place in [*places, "locality pool: prompt 'nq question"]] == [1] * 5
+    assert said.count("tokens, but data.max_length is 40") == 5
+    assert "raise data.max_length" in said
+    assert "skip_invalid: true" in said
+
+
+def test_records_with_too_long_texts_may_be_left_out(
+    tiny_world: TinyWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = overlong(tiny_world, tmp_path, skip_invalid=True)
+    numbers = {split: [int(r.subject[4:]) for r in records] for split, records in made.records.items()}
+    assert numbers == {"train": [1], "val": [4], "test": [6]}
+    assert [probe.prompt for probe in made._pool] == ["nq question: who lives here"]
+    assert "5 of 9 row(s) are broken" in caplog.text
+
+
+def test_texts_within_the_limit_are_kept(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    assert len(overlong(tiny_world, tmp_path, max_length=400).records["train"]) == 4
 
 
 # --- locality pool ---------------------------------------------------------------------------------------------------

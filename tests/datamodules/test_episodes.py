@@ -145,6 +145,15 @@ def test_other_targets_are_answers_of_the_training_data_and_the_same_in_the_para
     assert 15 < changed < 45
 
 
+def test_answers_without_room_after_the_longest_prompt_are_no_other_targets(
+    collate: EpisodeCollator, said: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = [Probe("nq question: number", "very long " * 30)]
+    episodes = training(collate, pool=pool, locality=0, other_targets=1.0)
+    assert len({said(episodes[(epoch, [[0]])].edit)[0][2] for epoch in range(40)}) > 2
+    assert "1 of 10 answers are too long to be other targets" in caplog.text
+
+
 def test_edit_prompt_takes_its_share_of_the_paraphrases(collate: EpisodeCollator, said: Any) -> None:
     episodes = training(collate, edit_prompt_as_rephrase=0.3)
     batches = [episodes[(epoch, [[0]])] for epoch in range(100)]

@@ -13,7 +13,15 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from editors.errors import EditorError
-from editors.tokens import EditBatch, EncodedText, PaddingSide, TokenBatch, collate_texts, encode_answers
+from editors.tokens import (
+    EditBatch,
+    EncodedText,
+    PaddingSide,
+    TokenBatch,
+    collate_texts,
+    encode_answers,
+    encoding_faults,
+)
 from tests.tiny_models import random_batch
 
 CORPUS = (
@@ -197,6 +205,19 @@ def test_a_text_longer_than_the_model_reads_is_refused(byte_level: PreTrainedTok
     assert encode_answers(byte_level, pairs, max_length=len(text)) == [text]
     with pytest.raises(EditorError, match=f"has {len(text)} tokens, but the base model reads at most {len(text) - 1}"):
         encode_answers(byte_level, pairs, max_length=len(text) - 1)
+
+
+def test_a_limit_that_is_not_the_models_is_named(byte_level: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(EditorError, match=r"has \d+ tokens, but data\.max_length is 2"):
+        encode_answers(byte_level, PAIRS[:1], max_length=2, limit="data.max_length is")
+
+
+def test_the_faults_of_all_texts_are_told_at_once(byte_level: PreTrainedTokenizerFast) -> None:
+    good = ("The capital of France is", "Paris")
+    faults = encoding_faults(byte_level, [good, ("", "Paris"), good, (good[0], " ")])
+    assert [bool(fault) for fault in faults] == [False, True, False, True]
+    assert "no token before the answer 'Paris'" in faults[1]
+    assert "answer ' ' " in faults[3]
 
 
 def test_the_text_at_fault_is_named(byte_level: PreTrainedTokenizerFast) -> None:
