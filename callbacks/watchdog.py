@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ class TrainingFault(EditorError):
     """Training is broken in a way that more steps will not mend."""
 
 
+_EDIT_RATE = "the editor's edit rate (model.mend.edit_rate for MEND)"
 _REMEDIES = {
     "the loss is NaN or infinite": (
         "the learning rate or the edit rates are too high, or half precision overflows",
@@ -27,17 +30,17 @@ _REMEDIES = {
         "an activation overflows in the edited layers, or a normaliser divides by a vanishing variance",
         "lower model.learning_rate, set trainer.gradient_clip_val, or load the base model in float32 or bfloat16",
     ),
-    "every gradient of the hypernetwork is zero": (
+    "every gradient of a parameter group is zero": (
         "no edit site influences the loss: the answers' tokens carry no gradient, or a site is not on the path",
-        "check base_model.sites",
+        "check base_model.sites, and that the network uses all of its parameters",
     ),
     "the locality KL is exactly zero": (
         "the edit does not reach the locality texts: the edit is zero, or it is lost in the base model's precision",
-        "check the edit rates (mend.edit_rate) and base_model.dtype; bfloat16 rounds very small updates away",
+        f"check {_EDIT_RATE} and base_model.dtype; bfloat16 rounds very small updates away",
     ),
     "the edited logits equal the base model's": (
         "the edit changes nothing: edit rates are zero, or the edited layers are not used by this model",
-        "check mend.edit_rate and base_model.sites",
+        f"check {_EDIT_RATE} and base_model.sites",
     ),
 }
 
@@ -45,8 +48,9 @@ _REMEDIES = {
 class Watchdog(Callback):
     """Stops training after a fault in `patience` consecutive steps.
 
-    Looked for: a NaN or infinite loss or gradient, a gradient of exactly zero, a locality KL of exactly zero, and an
-    edit that moves no loss. The checks run every `every_n_steps` steps, because each waits for the device.
+    Looked for: a NaN or infinite loss or gradient, a group of the optimiser's parameters all of whose gradients are
+    exactly zero or missing, a locality KL of exactly zero, and an edit that changes no logit of the locality texts. The
+    checks run every `every_n_steps` steps, because each waits for the device.
 
     Args:
         patience: consecutive checks with the same fault before the run is stopped.
@@ -61,16 +65,21 @@ class Watchdog(Callback):
         self._seen: dict[str, int] = {}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients just before they are used."""
+        """Look at the gradients just before they are used, in each parameter group on its own."""
         if trainer.global_step % self.every_n_steps:
             return
-        gradients = [p.grad for p in pl_module.parameters() if p.requires_grad and p.grad is not None]
         losses = getattr(pl_module, "last_losses", None)
-        # Of a loss that is not finite no gradient is; it is the loss that is told.
-        if gradients and (losses is None or torch.isfinite(losses.total)):
-            largest = torch.stack([g.detach().abs().max() for g in gradients]).max()
-            self._count("a gradient of the hypernetwork is NaN or infinite", not bool(torch.isfinite(largest)))
-            self._count("every gradient of the hypernetwork is zero", bool(largest == 0))
+        # Of a loss that is not finite no gradient is; it is the loss that is told. Likewise with an edit of zero.
+        if losses is not None and not torch.isfinite(losses.total):
+            return
+        groups = [[p for p in group["params"] if p.requires_grad] for group in optimizer.param_groups]
+        if all(p.grad is None for group in groups for p in group):  # DeepSpeed keeps gradients elsewhere
+            return
+        largest = [_largest_gradient(group) for group in groups if group]
+        still = losses is not None and _is_zero(losses.shift)
+        broken = not all(map(math.isfinite, largest))
+        self._count("a gradient of the hypernetwork is NaN or infinite", broken)
+        self._count("every gradient of a parameter group is zero", 0.0 in largest and not still)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: EditBatch, batch_idx: int
@@ -88,6 +97,12 @@ class Watchdog(Callback):
         if self._seen[fault] >= self.patience:
             cause, remedy = _REMEDIES[fault]
             raise TrainingFault(f"{fault}, {self.patience} times in a row. Likely cause: {cause}. Remedy: {remedy}.")
+
+
+def _largest_gradient(parameters: Sequence[Tensor]) -> float:
+    """The largest absolute value; NaN where one is NaN, zero where no loss reaches the parameters."""
+    gradients = [p.grad.detach().abs().max() for p in parameters if p.grad is not None]
+    return float(torch.stack(gradients).max()) if gradients else 0.0
 
 
 def _is_zero(value: Tensor) -> bool:

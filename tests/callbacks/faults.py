@@ -35,3 +35,19 @@ class PoisonedGradient(Callback):
         """Undo what the optimiser did with it."""
         assert isinstance(pl_module, MEND)
         pl_module.network.edit_rates.data.fill_(0.05)
+
+
+class StillTransforms(Callback):
+    """Lets no gradient reach the transforms; the edit rates keep theirs.
+
+    Args:
+        missing: whether the gradients are `None` instead of zero.
+    """
+
+    def __init__(self, missing: bool) -> None:
+        self.missing = missing
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        assert isinstance(pl_module, MEND)
+        for parameter in pl_module.network.transforms.parameters():
+            parameter.grad = None if self.missing else torch.zeros_like(parameter)

@@ -16,7 +16,7 @@ from editors.base_model import BaseModelConfig
 from editors.errors import EditorError
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
-from tests.callbacks.faults import PoisonedGradient, PoisonedParameter
+from tests.callbacks.faults import PoisonedGradient, PoisonedParameter, StillTransforms
 from tests.tiny_world import TinyWorld, as_from_a_shell
 
 PATIENCE = 3
@@ -71,12 +71,20 @@ def test_infinite_gradient_of_a_finite_loss_stops(tiny_world: TinyWorld, tmp_pat
 def test_zero_gradient_stops(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(TrainingFault, match=r"check base_model\.sites") as error:
         train(tiny_world, tmp_path, c_edit=0.0, c_loc=0.0)
-    assert fault(error) == "every gradient of the hypernetwork is zero"
+    assert fault(error) == "every gradient of a parameter group is zero"
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_zero_gradient_of_one_parameter_group_stops(tiny_world: TinyWorld, tmp_path: Path, missing: bool) -> None:
+    """The edit rates go on learning: they alone hide it from a look at all parameters."""
+    with pytest.raises(TrainingFault) as error:
+        train(tiny_world, tmp_path, StillTransforms(missing))
+    assert fault(error) == "every gradient of a parameter group is zero"
 
 
 def test_edit_that_changes_nothing_stops(tiny_world: TinyWorld, tmp_path: Path) -> None:
     still = MENDConfig(rank=4, edit_rate=0.0)
-    with pytest.raises(TrainingFault, match=r"check mend\.edit_rate") as error:
+    with pytest.raises(TrainingFault, match=r"check the editor's edit rate \(model\.mend\.edit_rate") as error:
         train(tiny_world, tmp_path, mend=still, edit_rate_learning_rate=0.0)
     assert fault(error) == "the edited logits equal the base model's"
 
