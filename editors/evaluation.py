@@ -102,19 +102,25 @@ def _forced_scores(
 
 
 def _losses(editor: Editor, batch: EditBatch, base: dict[str, Tensor], edited: dict[str, Tensor]) -> dict[str, _Values]:
-    """The training losses on held-out edits, for each episode."""
-    values: dict[str, _Values] = {}
-    count = batch.num_episodes
+    """The training losses on held-out edits, for each episode; as in training, a missing paraphrase is the edit prompt.
+
+    Where there is no locality text the total is that of the edit loss, so that it can be monitored for any data set.
+    """
+    edit, has_edit = _edit_losses(batch.edit, edited["reliability"], batch.num_episodes)
     if "generality" in edited:
-        nll = answer_nll(edited["generality"], batch.rephrase.targets)
-        values["loss/edit"] = episode_means(nll, batch.rephrase.answer_episode(), count)
+        rephrased, has_rephrase = _edit_losses(batch.rephrase, edited["generality"], batch.num_episodes)
+        edit = torch.where(has_rephrase, rephrased, edit)
+    values = {"loss/edit": (edit, has_edit)}
+    total = editor.c_edit * edit
     if "locality" in edited:
         divergence = locality_kl(base["locality"], edited["locality"])
-        values["loss/locality_kl"] = episode_means(divergence, batch.locality.answer_episode(), count)
-    if len(values) == 2:
-        (edit, has_edit), (locality, has_locality) = values.values()
-        values["loss/total"] = (editor.c_edit * edit + editor.c_loc * locality, has_edit & has_locality)
-    return values
+        values["loss/locality_kl"] = episode_means(divergence, batch.locality.answer_episode(), batch.num_episodes)
+        total = total + editor.c_loc * values["loss/locality_kl"][0]
+    return {**values, "loss/total": (total, has_edit)}
+
+
+def _edit_losses(tokens: TokenBatch, logits: Tensor, count: int) -> _Values:
+    return episode_means(answer_nll(logits, tokens.targets), tokens.answer_episode(), count)
 
 
 def _generated_scores(
