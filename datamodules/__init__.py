@@ -2,7 +2,7 @@
 
 from datamodules.base import EditDataModule, RecordSource
 from datamodules.records import EditRecord, Probe
-from datamodules.sources import CounterFact, KnowEdit, MQuAKE, WorldFacts, ZsRE
+from datamodules.sources import CounterFact, KnowEdit, MQuAKE, Sample, WorldFacts, ZsRE
 
 __all__ = [
     "CounterFact",
@@ -12,6 +12,7 @@ __all__ = [
     "MQuAKE",
     "Probe",
     "RecordSource",
+    "Sample",
     "WorldFacts",
     "ZsRE",
 ]

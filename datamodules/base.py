@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -92,9 +92,10 @@ class EditDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("episodes_per_batch", episodes_per_batch), ("edits_per_episode", edits_per_episode)):
-            if value < 1:
-                raise DataError(f"{name} must be at least 1, got {value}")
+        _require_at_least(1, episodes_per_batch=episodes_per_batch, edits_per_episode=edits_per_episode)
+        _require_at_least(1, eval_batch_size=eval_batch_size, limit_val=limit_val)
+        _require_at_least(0, locality_per_edit=locality_per_edit, num_workers=num_workers)
+        _require_at_least(2, max_length=max_length)  # a token of the answer, and one to predict it from
         shares = {"other_targets": other_targets, "edit_prompt_as_rephrase": edit_prompt_as_rephrase}
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -156,11 +157,9 @@ class EditDataModule(LightningDataModule):
         return self._tokenizer
 
     def data_hash(self) -> dict[str, str]:
-        """For each split a SHA-256 over its records, to be kept with every metric."""
-        return {
-            split: hashlib.sha256("\n".join(repr(_content(record)) for record in records).encode()).hexdigest()
-            for split, records in self.records.items()
-        }
+        """For each split, and for the locality pool where there is one, a SHA-256, to be kept with every metric."""
+        hashes = {split: _hash(map(_content, records)) for split, records in self.records.items()}
+        return {**hashes, "locality_pool": _hash(self._pool)} if self._pool else hashes
 
     def train_dataloader(self) -> EpisodeLoader:
         """Shuffled training episodes."""
@@ -234,6 +233,16 @@ class EditDataModule(LightningDataModule):
         lengths = [len(record.prompt) + len(record.target_new) for record in records]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return EpisodeSampler(lengths, episodes, edits, shuffle=shuffle, seed=self.seed, rank=rank, num_replicas=world)
+
+
+def _require_at_least(least: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise DataError(f"{name} must be at least {least}, got {value}")
+
+
+def _hash(contents: Iterable[object]) -> str:
+    return hashlib.sha256("\n".join(map(repr, contents)).encode()).hexdigest()
 
 
 def _content(record: EditRecord) -> tuple[object, ...]:

@@ -6,12 +6,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from datamodules.base import RecordSource
 from datamodules.counterfact import read_counterfact, read_split
 from datamodules.facts import world_facts
 from datamodules.knowedit import read_knowedit
 from datamodules.mquake import read_mquake_qa
 from datamodules.records import EditRecord
 from datamodules.zsre import read_zsre
+from editors.errors import DataError
+
+
+def _check_sampling(repeat: int, limit: int | None) -> None:
+    if repeat < 1:
+        raise DataError(f"repeat must be at least 1, got {repeat}; leave the source out to have none of its records")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1, got {limit}; null takes all records")
+
+
+def _limited(records: list[EditRecord], limit: int | None) -> list[EditRecord]:
+    """That many records, spread evenly; all of them where there are fewer."""
+    if limit is None or limit >= len(records):
+        return records
+    return [records[i * len(records) // limit] for i in range(limit)]
+
+
+@dataclass
+class Sample:
+    """A part of another source, or more of it: gives data sets that are mixed the weight they should have.
+
+    Args:
+        source: any source.
+        repeat: how often each record comes in an epoch.
+        limit: take only this many records, spread evenly over the source; `None` for all.
+    """
+
+    source: RecordSource
+    repeat: int = 1
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_sampling(self.repeat, self.limit)
+
+    def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
+        """The chosen records, all of them once before any comes again."""
+        return _limited(self.source.read(folder, skip_invalid=skip_invalid), self.limit) * self.repeat
 
 
 @dataclass
@@ -25,6 +63,9 @@ class ZsRE:
 
     file: str
     repeat: int = 1
+
+    def __post_init__(self) -> None:
+        _check_sampling(self.repeat, None)
 
     def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
         """The file's records."""
@@ -62,13 +103,14 @@ class CounterFact:
     split: str = "train"
     limit: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_sampling(1, self.limit)
+
     def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
         """The file's records."""
         case_ids = read_split(folder / self.split_file, self.split) if self.split_file else None
         records = read_counterfact(folder / self.file, case_ids=case_ids, skip_invalid=skip_invalid)
-        if self.limit is None or self.limit >= len(records):
-            return records
-        return [records[i * len(records) // self.limit] for i in range(self.limit)]
+        return _limited(records, self.limit)
 
 
 @dataclass

@@ -98,10 +98,23 @@ def test_limit_val_takes_records_spread_evenly(tiny_world: TinyWorld, limit: int
     assert (len(limited["train"]), len(limited["test"])) == (COUNTS["train"], COUNTS["test"])
 
 
-@pytest.mark.parametrize("name", ["episodes_per_batch", "edits_per_episode"])
-def test_counts_must_be_positive(tiny_world: TinyWorld, name: str) -> None:
-    with pytest.raises(DataError, match=f"{name} must be at least 1, got 0"):
-        module(tiny_world, **{name: 0})
+LEAST = {
+    "episodes_per_batch": 1,
+    "edits_per_episode": 1,
+    "eval_batch_size": 1,
+    "limit_val": 1,
+    "locality_per_edit": 0,
+    "num_workers": 0,
+    "max_length": 2,
+}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_numbers_have_a_range(tiny_world: TinyWorld, name: str) -> None:
+    made = {split: [Given([])] for split in COUNTS}
+    module(tiny_world, **made, **{name: LEAST[name]})
+    with pytest.raises(DataError, match=f"{name} must be at least {LEAST[name]}, got {LEAST[name] - 1}"):
+        module(tiny_world, **made, **{name: LEAST[name] - 1})
 
 
 @pytest.mark.parametrize("name", ["other_targets", "edit_prompt_as_rephrase"])
@@ -285,3 +298,14 @@ def test_data_hash_is_of_what_the_records_say(tiny_world: TinyWorld) -> None:
     other = given(tiny_world, train=[record(1, rephrases=("By whom?",))], val=[2], test=[3]).data_hash()
     assert other["train"] != base.data_hash()["train"]
     assert other["val"] == base.data_hash()["val"]
+
+
+def test_data_hash_has_the_locality_pool_where_there_is_one(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    def hashes(answer: str) -> dict[str, str]:
+        (tmp_path / "pool.json").write_text(json.dumps([{"question": "who lives here", "answer": [answer]}]))
+        return given(tiny_world, train=[1], path=str(tmp_path), locality_pool=["pool.json"]).data_hash()
+
+    plain = given(tiny_world, train=[1]).data_hash()
+    assert plain.keys() == COUNTS.keys()
+    assert hashes("x") == {**plain, "locality_pool": hashes("x")["locality_pool"]}
+    assert hashes("x")["locality_pool"] != hashes("y")["locality_pool"]
