@@ -327,9 +327,10 @@ def test_callbacks_that_a_setting_switches_off_are_left_out(tiny_world: TinyWorl
         "fit", tmp_path / "runs", f"--trainer.callbacks+={monitor}", f"--trainer.callbacks+={bar}", *off, *short
     )
     assert cli.trainer.global_step == 1
+    trainer: Any = cli.trainer  # Lightning adds `callbacks` without declaring it
     kinds = (LearningRateMonitor, ModelCheckpoint, RichProgressBar)
-    assert [callback for callback in cli.trainer.callbacks if isinstance(callback, kinds)] == []
-    assert any(isinstance(callback, Watchdog) for callback in cli.trainer.callbacks)
+    assert [callback for callback in trainer.callbacks if isinstance(callback, kinds)] == []
+    assert any(isinstance(callback, Watchdog) for callback in trainer.callbacks)
 
 
 def test_the_next_run_of_the_process_gets_a_folder_of_its_own(short_run: Any) -> None:
