@@ -6,25 +6,21 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hi
 from __future__ import annotations
 
 import inspect
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from editors.edits import LowRankEdit
+from editors.generation import generate
 from editors.losses import answer_nll, episode_means
 from editors.sites import block_index, find_blocks, linear_widths, resolve_sites
+from editors.text_groups import Compact, groups, pass_cost
 from editors.tokens import TokenBatch, position_ids
-
-# What another prefix pass costs, in tokens that could be computed in its stead, because it reads all weights once more:
-# measured on a CPU; for the rest the arithmetic a GPU does in the time it reads a 16-bit weight.
-_PASS_COST = {"cpu": 25}
-_PASS_COST_ELSEWHERE = 250
 
 
 @dataclass
@@ -83,10 +79,10 @@ class FrozenLM(nn.Module):
             return [None] * len(batches)
         rows = [(b, r) for b, batch in enumerate(batches) for r in range(batch.num_texts)]
         lengths = [n for batch in batches for n in batch.attention_mask.sum(dim=1).tolist()]
-        compact = [_Compact(batch) for batch in batches]
+        compact = [Compact(batch) for batch in batches]
         hidden: list[Tensor | None] = [None] * len(batches)
-        pass_cost = _PASS_COST.get(batches[0].input_ids.device.type, _PASS_COST_ELSEWHERE)
-        for group in _groups(lengths, lambda texts, length: pass_cost + texts * length):
+        extra = pass_cost(batches[0].input_ids.device)
+        for group in groups(lengths, lambda texts, length: extra + texts * length):
             chosen = [rows[i] for i in group]
             states = self._prefix_group(compact, chosen, max(lengths[i] for i in group))
             for b in dict.fromkeys(b for b, _ in chosen):
@@ -94,7 +90,7 @@ class FrozenLM(nn.Module):
                 hidden[b] = compact[b].put_back(hidden[b], [chosen[i][1] for i in places], states[places])
         return hidden
 
-    def _prefix_group(self, compact: Sequence[_Compact], rows: Sequence[tuple[int, int]], width: int) -> Tensor:
+    def _prefix_group(self, compact: Sequence[Compact], rows: Sequence[tuple[int, int]], width: int) -> Tensor:
         """Run the blocks below the edit on some texts, right-padded to `width`. Returns `[rows, width, d]`."""
         ids = torch.stack([compact[b].row(compact[b].input_ids, r, width) for b, r in rows])
         mask = torch.stack([compact[b].row(compact[b].mask, r, width) for b, r in rows])
@@ -221,110 +217,7 @@ class FrozenLM(nn.Module):
     ) -> list[list[list[int]]]:
         """Greedy continuation of each text's prompt, `extra_tokens` longer than its answer.
 
-        Texts of all batches are run together, grouped by the length of their answers: a pass reads all weights for one
-        more token of each text, so few long passes with many texts are cheapest.
-
         Returns:
-            For each batch and text the generated ids; padding follows where the model ended early.
+            For each batch and text the generated ids, up to where the model ended the text.
         """
-        prompts = [prompt for batch in batches for prompt in _prompts(batch)]
-        generated: list[list[int]] = [[] for _ in prompts]
-        device = batches[0].input_ids.device if batches else torch.device("cpu")
-        pass_cost = _PASS_COST.get(device.type, _PASS_COST_ELSEWHERE)
-        lengths = [prompt.answer_length + extra_tokens for prompt in prompts]
-        for group in _groups(lengths, lambda texts, length: length * (pass_cost + texts)):
-            outputs = self._generate_group([prompts[i] for i in group], edit, max(lengths[i] for i in group))
-            for i, output in zip(group, outputs, strict=True):
-                generated[i] = output[: lengths[i]]
-        counts = [batch.num_texts for batch in batches]
-        return [generated[sum(counts[:b]) : sum(counts[: b + 1])] for b in range(len(counts))]
-
-    def _generate_group(self, prompts: Sequence[_Prompt], edit: LowRankEdit | None, length: int) -> list[list[int]]:
-        """`length` tokens after each prompt, all prompts in one batch."""
-        device = prompts[0].ids.device
-        pad = self.model.generation_config.pad_token_id or 0
-        width = max(len(prompt.ids) for prompt in prompts)
-        ids = torch.full((len(prompts), width), pad, device=device)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt.ids) :] = prompt.ids
-            mask[row, width - len(prompt.ids) :] = 1
-        episode = torch.tensor([prompt.episode for prompt in prompts], device=device)
-        applied = nullcontext() if edit is None else edit.applied(self.model, episode)
-        with applied, self._greedy(pad):
-            output = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length)
-        return output[:, width:].tolist()
-
-    @contextmanager
-    def _greedy(self, pad: int) -> Iterator[None]:
-        """Set aside the generation settings the model ships with: sampling, penalties, beams."""
-        shipped = self.model.generation_config
-        self.model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id, pad_token_id=pad)
-        try:
-            yield
-        finally:
-            self.model.generation_config = shipped
-
-
-class _Compact:
-    """A token batch with every text moved to the left edge, whichever side it was padded on."""
-
-    def __init__(self, batch: TokenBatch) -> None:
-        self._order = batch.attention_mask.argsort(dim=1, descending=True, stable=True)
-        self.input_ids = batch.input_ids.gather(1, self._order)
-        self.mask = batch.attention_mask.gather(1, self._order)
-
-    @staticmethod
-    def row(values: Tensor, row: int, width: int) -> Tensor:
-        """Row `row` of `values` cut or padded with zeros to `width`."""
-        return nn.functional.pad(values[row, :width], (0, max(0, width - values.shape[1])))
-
-    def put_back(self, hidden: Tensor | None, rows: list[int], states: Tensor) -> Tensor:
-        """Scatter `states` `[rows, width, d]` of left-edge texts to their places in `[B, T, d]`."""
-        width = min(states.shape[1], self._order.shape[1])
-        if hidden is None:
-            hidden = states.new_zeros(*self._order.shape, states.shape[-1])
-        index = self._order[rows, :width].unsqueeze(-1).expand(-1, -1, states.shape[-1])
-        hidden[rows] = hidden[rows].scatter(1, index, states[:, :width])
-        return hidden
-
-
-@dataclass
-class _Prompt:
-    """A text up to its answer."""
-
-    ids: Tensor
-    answer_length: int
-    episode: int
-
-
-def _prompts(batch: TokenBatch) -> list[_Prompt]:
-    """Each text's prompt. It ends where the first answer token is predicted; a text may go on after its answer."""
-    counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
-    ends = batch.position_ids().flatten()[batch.positions] + 1
-    lengths = batch.attention_mask.sum(dim=1).scatter_reduce(0, batch.rows, ends, "amin").tolist()
-    ids = _Compact(batch).input_ids
-    parts = zip(lengths, counts, batch.episode.tolist(), strict=True)
-    return [_Prompt(ids[row, :length], count, episode) for row, (length, count, episode) in enumerate(parts)]
-
-
-def _groups(lengths: Sequence[int], cost: Callable[[int, int], int]) -> list[list[int]]:
-    """Indices of texts in groups of similar length, such that the groups' costs add up to the least.
-
-    Args:
-        lengths: of the texts.
-        cost: what a group of so many texts costs if the longest has such a length.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    # For the `end` shortest texts: the least cost, and where the last group of that solution starts.
-    best = {0: (0, 0)}
-    end = 0
-    for length, count in sorted(Counter(lengths).items()):
-        end += count
-        best[end] = min((before + cost(end - start, length), start) for start, (before, _) in best.items())
-    groups: list[list[int]] = []
-    while end:
-        start = best[end][1]
-        groups.append(order[start:end])
-        end = start
-    return groups
+        return generate(self.model, batches, edit, extra_tokens)

@@ -515,14 +515,16 @@ def test_generate_is_greedy_whatever_the_model_ships_with(llama: FrozenLM) -> No
     assert llama.model.generation_config.to_dict() == settings
 
 
-def test_a_text_that_ends_early_does_not_stop_the_others(llama: FrozenLM) -> None:
+@pytest.mark.parametrize("pad", [PAD_ID, None])
+def test_a_text_that_ends_early_is_cut_there_and_does_not_stop_the_others(llama: FrozenLM, pad: int | None) -> None:
+    """Without a padding token of the model's own, an ordinary one fills the rest and must not count."""
     texts = random_texts(LENGTHS, max_answer=6, seed=3)
     tokens = collate_texts(texts, range(4), PAD_ID)
     llama.model.generation_config.eos_token_id = None
     endless = llama.generate([tokens])[0]
     end = endless[0][0]
-    llama.model.generation_config.eos_token_id = end
-    for cut, full in zip(llama.generate([tokens])[0], endless, strict=True):
-        stop = full.index(end) + 1 if end in full else len(full)
-        assert cut[:stop] == full[:stop]
-        assert set(cut[stop:]) <= {PAD_ID}
+    llama.model.generation_config.pad_token_id = pad
+    for ends in (end, [EOS_ID, end]):
+        llama.model.generation_config.eos_token_id = ends
+        expected = [full[: full.index(end)] if end in full else full for full in endless]
+        assert llama.generate([tokens])[0] == expected

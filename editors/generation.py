@@ -1,0 +1,121 @@
+"""Greedy generation: of plain prompts, and of the prompts of token batches, with or without an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from editors.edits import LowRankEdit
+from editors.text_groups import Compact, groups, pass_cost
+from editors.tokens import TokenBatch
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel, batches: Sequence[TokenBatch], edit: LowRankEdit | None = None, extra_tokens: int = 0
+) -> list[list[list[int]]]:
+    """Greedy continuation of each text's prompt; see `FrozenLM.generate`.
+
+    Texts of all batches are run together, grouped by the length of their answers: a pass reads all weights for one more
+    token of each text, so few long passes with many texts are cheapest.
+    """
+    prompts = [prompt for batch in batches for prompt in _prompts(batch)]
+    generated: list[list[int]] = [[] for _ in prompts]
+    extra = pass_cost(batches[0].input_ids.device) if batches else 0
+    lengths = [prompt.answer_length + extra_tokens for prompt in prompts]
+    for group in groups(lengths, lambda texts, length: length * (extra + texts)):
+        outputs = _generate_group(model, [prompts[i] for i in group], edit, max(lengths[i] for i in group))
+        for i, output in zip(group, outputs, strict=True):
+            generated[i] = output[: lengths[i]]
+    counts = [batch.num_texts for batch in batches]
+    return [generated[sum(counts[:b]) : sum(counts[: b + 1])] for b in range(len(counts))]
+
+
+def _generate_group(
+    model: PreTrainedModel, prompts: Sequence[_Prompt], edit: LowRankEdit | None, length: int
+) -> list[list[int]]:
+    """Up to `length` tokens after each prompt, all prompts in one batch."""
+    device = prompts[0].ids.device
+    width = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.full((len(prompts), width), _pad_id(model), device=device)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt.ids) :] = prompt.ids
+        mask[row, width - len(prompt.ids) :] = 1
+    episode = torch.tensor([prompt.episode for prompt in prompts], device=device)
+    with nullcontext() if edit is None else edit.applied(model, episode):
+        return continue_greedily(model, ids, mask, length)
+
+
+@torch.no_grad()
+def continue_greedily(model: PreTrainedModel, ids: Tensor, mask: Tensor, length: int) -> list[list[int]]:
+    """Greedy continuation of each prompt, without the end-of-text token and what follows it.
+
+    Args:
+        model: the model, with an edit applied or without.
+        ids: `[B, T]` prompts, padded on the left.
+        mask: `[B, T]` ones at their tokens.
+        length: most tokens to generate.
+    """
+    generator: Any = model  # mypy takes the mixin's method for a tensor
+    with _greedy(model):
+        output = generator.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length)
+    ends = _end_ids(model)
+    return [_until_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+    """`ids` before the first end-of-text token. Cut there: what pads the rest may be an ordinary token."""
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+
+
+def _end_ids(model: PreTrainedModel) -> set[int]:
+    """The model's end-of-text tokens; some have several, some none."""
+    ends = _shipped(model).eos_token_id
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+def _pad_id(model: PreTrainedModel) -> int:
+    """What fills a row; any token does, because it is masked before the prompt and cut off after the end."""
+    return _shipped(model).pad_token_id or 0
+
+
+def _shipped(model: PreTrainedModel) -> Any:
+    """The generation settings the model ships with."""
+    return model.generation_config
+
+
+@contextmanager
+def _greedy(model: PreTrainedModel) -> Iterator[None]:
+    """Set aside the generation settings the model ships with: sampling, penalties, beams."""
+    shipped = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=_shipped(model).eos_token_id, pad_token_id=_pad_id(model))
+    try:
+        yield
+    finally:
+        model.generation_config = shipped
+
+
+@dataclass
+class _Prompt:
+    """A text up to its answer."""
+
+    ids: Tensor
+    answer_length: int
+    episode: int
+
+
+def _prompts(batch: TokenBatch) -> list[_Prompt]:
+    """Each text's prompt. It ends where the first answer token is predicted; a text may go on after its answer."""
+    counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
+    ends = batch.position_ids().flatten()[batch.positions] + 1
+    lengths = batch.attention_mask.sum(dim=1).scatter_reduce(0, batch.rows, ends, "amin").tolist()
+    ids = Compact(batch).input_ids
+    parts = zip(lengths, counts, batch.episode.tolist(), strict=True)
+    return [_Prompt(ids[row, :length], count, episode) for row, (length, count, episode) in enumerate(parts)]
