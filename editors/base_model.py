@@ -44,15 +44,15 @@ class BaseModelConfig:
 def _source(config: BaseModelConfig) -> dict[str, Any]:
     """Arguments for `from_pretrained`; checks local names before anything is loaded."""
     name = _resolve_package(config.name)
-    path = Path(name)
+    path = Path(name).expanduser()
     common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if name.endswith(".gguf"):
         if not path.is_file():
             raise BaseModelError(f"base model {config.name!r}: there is no file {path}")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **common}
-    if name.startswith((".", "/", "~")) and not path.expanduser().is_dir():
+    if name.startswith((".", "/", "~")) and not path.is_dir():
         raise BaseModelError(f"base model {config.name!r}: there is no such folder; give a Hub id, a folder or a .gguf")
-    return {"pretrained_model_name_or_path": str(path.expanduser()) if path.expanduser().is_dir() else name, **common}
+    return {"pretrained_model_name_or_path": str(path) if path.is_dir() else name, **common}
 
 
 def _resolve_package(name: str) -> str:
