@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
+from editors.base_model import BaseModelConfig, float16_hint, load_base_model, load_tokenizer, weights_hash
 from editors.edits import LowRankEdit
 from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
@@ -128,7 +128,7 @@ class Editor(LightningModule):
 
     @cached_property
     def base_weights(self) -> str:
-        """Hash of the base model's weights cast to bfloat16, so that it is the same in every precision."""
+        """Hash of the base model's weights cast to bfloat16: the same for float32 and bfloat16 (not float16)."""
         return weights_hash(self.frozen.model, torch.bfloat16)
 
     # --- building ----------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Editor(LightningModule):
 
         Raises:
             EditorError: tensors are missing or have other shapes.
-            BaseModelError: the base model has other weights (in bfloat16, so that its precision may be another).
+            BaseModelError: the base model has other weights (float32 and bfloat16 of the same ones both pass).
         """
         wanted = {k: v.shape for k, v in self.state_dict().items() if not k.startswith(_FROZEN_PREFIX)}
         found = {k: v.shape for k, v in checkpoint["state_dict"].items() if not k.startswith(_FROZEN_PREFIX)}
@@ -255,9 +255,10 @@ class Editor(LightningModule):
                 f"{found.get(key)}, editor {wanted.get(key)}). Use the configuration the checkpoint was trained with."
             )
         if checkpoint.get("base_weights", self.base_weights) != self.base_weights:
+            trained_in = checkpoint.get("hyper_parameters", {}).get("base_model", {}).get("dtype", "auto")
             raise BaseModelError(
                 f"the checkpoint was trained for a base model with other weights than {self.base_model.name!r}. "
-                "Name the base model of its training in model.base_model."
+                f"Name the base model of its training in model.base_model.{float16_hint(trained_in, self.frozen.model)}"
             )
         self.restored_step = int(checkpoint["global_step"])
 

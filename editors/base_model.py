@@ -117,7 +117,7 @@ def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     Args:
         model: the base model.
         dtype: cast floating-point values to this type first. With `torch.bfloat16`, a checkpoint loaded in float32 and
-            the same checkpoint loaded in bfloat16 agree.
+            the same checkpoint loaded in bfloat16 agree. Loaded in float16 it does not: that loses other digits.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -127,3 +127,19 @@ def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
         digest.update(name.encode())
         digest.update(values.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def float16_hint(trained_in: str, model: PreTrainedModel) -> str:
+    """What to add to an error about other weights if float16 may be why; otherwise nothing.
+
+    Args:
+        trained_in: `dtype` of the base model's configuration in training.
+        model: the model given.
+    """
+    given = str(model.dtype).removeprefix("torch.")
+    if trained_in == given or "float16" not in (trained_in, given):
+        return ""
+    return (
+        f" Trained with dtype {trained_in}, the model given is in {given}: only float32 and bfloat16 can stand in for "
+        "each other. Load it in the type of training."
+    )

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from editors.base_model import BaseModelConfig, weights_hash
+from editors.base_model import BaseModelConfig, float16_hint, weights_hash
 from editors.edits import LowRankEdit
 from editors.errors import ArtifactError
 from editors.export.card import model_card
@@ -46,7 +46,7 @@ class ArtifactConfig:
         editor_config: shape of its network.
         base_model: how the base model was named and loaded (fields of `BaseModelConfig`).
         architecture: class of the base model.
-        base_weights: `weights_hash` of the base model cast to bfloat16, so that loading in another precision fits.
+        base_weights: `weights_hash` of the base model cast to bfloat16, so that float32 and bfloat16 both fit.
         site_widths: `[d_in, d_out]` of each edited layer, in order.
         results: metrics with protocol, data hashes, seed and versions.
         format: format and version of this folder.
@@ -241,6 +241,7 @@ class LoadedEditor:
             raise ArtifactError(
                 f"{trained_for}, and the model given has the same shape but other weights. Load exactly that model "
                 f"(revision {self.config.base_model['revision']!r}), and undo merged edits before the first edit."
+                + float16_hint(str(self.config.base_model.get("dtype")), model)
             )
         self._checked.add(model)
 

@@ -301,6 +301,14 @@ def test_checkpoint_serves_the_base_model_in_another_precision(
     assert half.model.restored_step == STEPS
 
 
+def test_checkpoint_refuses_the_base_model_in_float16_and_says_so(
+    life: Life, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    last = life.folders()[1] / "checkpoints" / "last.ckpt"
+    with pytest.raises(BaseModelError, match=r"Trained with dtype float32, the model given is in float16"):
+        tiny_world.run("validate", tmp_path / "runs", f"--ckpt_path={last}", "--model.base_model.dtype=float16")
+
+
 def test_fast_dev_run_trains_one_batch_and_leaves_the_other_runs_alone(tiny_world: TinyWorld, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     short = ("--trainer.val_check_interval=1", "--trainer.limit_val_batches=1")

@@ -225,6 +225,13 @@ def test_same_weights_in_another_precision_are_accepted(
         assert agreement > 0.9
 
 
+def test_float16_is_named_where_it_may_be_the_reason(
+    loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(ArtifactError, match=r"other weights.*Trained with dtype float32, .* given is in float16"):
+        loaded.edit(model.half(), tokenizer, REQUESTS[:1])
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
