@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,13 @@ class Row:
         Raises:
             DataError: none of them is.
         """
+        return self.values[self._present(names)]
+
+    def _present(self, names: Sequence[str]) -> str:
+        """The first of these fields that is present."""
         for name in names:
             if name in self.values:
-                return self.values[name]
+                return name
         raise DataError(f"{self.prefix}{' or '.join(names)} is missing")
 
     def text(self, *names: str) -> str:
@@ -50,7 +54,8 @@ class Row:
         Raises:
             DataError: the field is missing, not text, or blank.
         """
-        return as_text(self.value(*names), self.prefix + names[0])
+        name = self._present(names)
+        return as_text(self.values[name], self.prefix + name)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a list of at least one text.

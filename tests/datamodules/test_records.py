@@ -41,6 +41,20 @@ def test_record_refuses_unusable_fields(fields: dict[str, Any], message: str) ->
         EditRecord(**{**usable, **fields})
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"labels": 7}, r"^rewrite\.labels must be text, got int 7"),
+        ({"labels": " "}, r"^rewrite\.labels is empty"),
+        ({"target_new": None, "labels": "x"}, r"^rewrite\.target_new must be text"),
+        ({}, r"^rewrite\.target_new or labels is missing"),
+    ],
+)
+def test_the_field_at_fault_is_named_where_there_are_several_names(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Row("x.json row 0", values, prefix="rewrite.").text("target_new", "labels")
+
+
 def test_probe_needs_an_answer() -> None:
     with pytest.raises(DataError, match="answer is empty"):
         Probe("who?", "")
