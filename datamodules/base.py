@@ -6,8 +6,9 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -25,6 +26,8 @@ from editors.tokens import PaddingSide
 
 Split = Literal["train", "val", "test"]
 _LOG = logging.getLogger(__name__)
+_TRAIN_HASH = "train_hash"
+_SHOWN_HASH = 12
 
 
 class RecordSource(Protocol):
@@ -121,7 +124,7 @@ class EditDataModule(LightningDataModule):
         self._pool: list[Probe] = []
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._train_loader: EpisodeLoader | None = None
-        self._train_position: dict[str, int] = {}
+        self._train_position: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 - all splits are needed to look for leaks
         """Read all splits, once; check that the texts can be encoded and that the splits do not leak into each other.
@@ -182,22 +185,37 @@ class EditDataModule(LightningDataModule):
             self._train_position = {}
         return self._train_loader
 
-    def state_dict(self) -> dict[str, int]:
-        """The position in the training epoch, for checkpoints.
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training epoch and the training data's hash, for checkpoints.
 
         Lightning (2.6) stores it for the loader too, but gives it back only to a loader that is made after the loops
         are restored; `Editor.configure_optimizers` needs the loader's length before that.
         """
-        return self._train_loader.state_dict() if self._train_loader else {}
+        return {**self._train_loader.state_dict(), _TRAIN_HASH: self._train_hash} if self._train_loader else {}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let training continue at a position; when not training there is none to continue."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let training continue at a position; when not training there is none to continue, and any data will do.
+
+        Raises:
+            DataError: the checkpoint is of a run on other training data. Of those without a hash that is not known.
+        """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
+        saved = state_dict.get(_TRAIN_HASH)
+        if saved and saved != self._train_hash:
+            raise DataError(
+                f"the checkpoint was trained on other data: hash {saved[:_SHOWN_HASH]} of its training split, here "
+                f"{self._train_hash[:_SHOWN_HASH]}. Give the path of this data's own checkpoint as --ckpt_path, or the "
+                "folder of its runs as --trainer.default_root_dir."
+            )
         if self._train_loader is None:
             self._train_position = state_dict
         else:
             self._train_loader.load_state_dict(state_dict)
+
+    @cached_property
+    def _train_hash(self) -> str:
+        return _hash(map(_content, self.records["train"]))
 
     def val_dataloader(self) -> EpisodeLoader | list[EpisodeLoader]:
         """Validation episodes, one edit each."""

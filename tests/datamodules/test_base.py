@@ -233,7 +233,7 @@ def test_position_is_given_to_the_loader_made_later(tiny_world: TinyWorld) -> No
     resumed = module(tiny_world, episodes_per_batch=4)
     resumed.load_state_dict({"yielded": 2})
     loader = resumed.train_dataloader()
-    assert resumed.state_dict() == {"yielded": 2}
+    assert resumed.state_dict() == {"yielded": 2, "train_hash": resumed.data_hash()["train"]}
     assert [batch.edit.input_ids.tolist() for batch in loader] == whole[2:]
     assert len(list(resumed.train_dataloader())) == len(whole)
 
@@ -248,12 +248,23 @@ def test_position_is_given_to_the_loader_made_before(tiny_world: TinyWorld) -> N
     assert len(list(resumed.train_dataloader())) == whole
 
 
+def test_training_is_not_continued_on_other_data(tiny_world: TinyWorld) -> None:
+    before, other = given(tiny_world, train=[1], val=[3]), given(tiny_world, train=[2], val=[3])
+    before.train_dataloader()
+    state = before.state_dict()
+    given(tiny_world, train=[1], val=[4]).load_state_dict(state)
+    hashes = [made.data_hash()["train"][:12] for made in (before, other)]
+    with pytest.raises(DataError, match=rf"{hashes[0]} of its .*, here {hashes[1]}\. .*--trainer\.default_root_dir"):
+        other.load_state_dict(state)
+    other.load_state_dict({"yielded": 0})  # as saved before there was a hash
+
+
 def test_position_means_nothing_outside_training(tiny_world: TinyWorld) -> None:
     tested = module(tiny_world, episodes_per_batch=4)
     tested.trainer = SimpleNamespace(  # type: ignore[assignment]
         state=SimpleNamespace(fn=TrainerFn.TESTING), global_rank=0, world_size=1
     )
-    tested.load_state_dict({"yielded": 2})
+    tested.load_state_dict({"yielded": 2, "train_hash": "of other data"})
     loader = tested.train_dataloader()
     assert len(list(loader)) == len(loader)
 

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from callbacks.checkpoint_io import CheckpointWriteError
+from editors.errors import DataError
 from tests.lifecycle.crashes import Crash, disk_with_room
 from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, run
 from train import EditorCLI
@@ -98,6 +99,16 @@ def saved_batches(root: Path) -> int:
     (path,) = root.glob("*/checkpoints/last.ckpt")
     progress = torch.load(path, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     return progress["total"]["ready"]
+
+
+def test_a_run_is_not_continued_on_other_data(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    case, root = CASES["steps"], tmp_path / "runs"
+    run(["fit", f"--config={case.config(tiny_world, root)}"])
+    other = "--data.train=[{class_path: datamodules.ZsRE, init_args: {file: train.json, repeat: 2}}]"
+    arguments = [f"--config={case.config(tiny_world, root)}", other, "--ckpt_path=last"]
+    with pytest.raises(DataError, match="trained on other data"):
+        run(["fit", *arguments])
+    run(["validate", *arguments, "--trainer.limit_val_batches=1"])
 
 
 # 6 and 12 end an epoch; the others are in the middle of one.
