@@ -55,7 +55,7 @@ class EpisodeLosses:
 class Editor(LightningModule):
     """A hypernetwork that turns edit requests into edits of a frozen base model.
 
-    A subclass gives `build_network` and `compute_edit`; everything else is shared.
+    A subclass gives `build_network` and `network_config`; everything else is shared.
 
     Args:
         base_model: which model to edit, and where.
@@ -97,9 +97,8 @@ class Editor(LightningModule):
 
     @abstractmethod
     def build_network(self) -> nn.Module:
-        """The hypernetwork for `self.frozen`'s edit sites."""
+        """The hypernetwork for `self.frozen`'s edit sites: it maps an `EditSignal` to a `LowRankEdit`."""
 
-    @abstractmethod
     def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[LowRankEdit, Tensor]:
         """From edit texts to the edit of each episode.
 
@@ -112,6 +111,8 @@ class Editor(LightningModule):
             edit: differentiable in the hypernetwork's parameters.
             loss_before: `[E]` edit loss before the edit.
         """
+        signal = self.frozen.capture(batch, num_episodes, hidden)
+        return self.network(signal), signal.loss
 
     @abstractmethod
     def network_config(self) -> dict[str, Any]:

@@ -36,6 +36,25 @@ class Factors:
     delta: Tensor
 
 
+@dataclass
+class EditSignal:
+    """What the base model says about edit texts: all that a hypernetwork makes an edit from.
+
+    Args:
+        factors: for each site the factors of the edit loss's weight gradient (detached, in the base model's dtype).
+        tokens: the edit texts.
+        predicted: `[N]` the token ids the base model itself prefers at the answer positions.
+        loss: `[E]` edit loss before the edit, in nats per token.
+        num_episodes: E.
+    """
+
+    factors: dict[str, Factors]
+    tokens: TokenBatch
+    predicted: Tensor
+    loss: Tensor
+    num_episodes: int
+
+
 class FrozenLM(nn.Module):
     """A base model for editing: frozen, in eval mode, its edit sites known.
 
@@ -167,10 +186,8 @@ class FrozenLM(nn.Module):
         finally:
             hook.remove()
 
-    def capture(
-        self, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None
-    ) -> tuple[dict[str, Factors], Tensor]:
-        """Factors of the edit loss's weight gradient at every site, without forming any gradient of weight size.
+    def capture(self, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None) -> EditSignal:
+        """Run the edit texts and take down what an edit is made from, without forming any gradient of weight size.
 
         The edit loss is the mean negative log-likelihood of the target's tokens, for each episode on its own.
 
@@ -178,10 +195,6 @@ class FrozenLM(nn.Module):
             tokens: the edit texts.
             num_episodes: E.
             hidden: `[B, T, d]` from `prefix`.
-
-        Returns:
-            factors: for each site (detached, in the base model's dtype).
-            loss: `[E]` edit loss before the edit.
         """
         tokens = tokens.outside_inference_mode()
         inputs: dict[str, Tensor] = {}
@@ -200,8 +213,8 @@ class FrozenLM(nn.Module):
                 hidden = hidden.clone()
             for site in self.sites:
                 stack.callback(self.model.get_submodule(site).register_forward_hook(probe(site)).remove)
-            nll = answer_nll(self.logits(tokens, hidden=hidden), tokens.targets)
-            loss, _ = episode_means(nll, tokens.answer_episode(), num_episodes)
+            logits = self.logits(tokens, hidden=hidden)
+            loss, _ = episode_means(answer_nll(logits, tokens.targets), tokens.answer_episode(), num_episodes)
             deltas = torch.autograd.grad(loss.sum(), [probes[site] for site in self.sites])
         # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer.
         shape = tokens.input_ids.shape
@@ -209,7 +222,7 @@ class FrozenLM(nn.Module):
             site: Factors(inputs[site].reshape(*shape, -1), delta.reshape(*shape, -1))
             for site, delta in zip(self.sites, deltas, strict=True)
         }
-        return factors, loss.detach()
+        return EditSignal(factors, tokens, logits.detach().argmax(dim=-1), loss.detach(), num_episodes)
 
     @torch.no_grad()
     def generate(

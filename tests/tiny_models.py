@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     FalconConfig,
@@ -29,6 +30,7 @@ from transformers import (
 )
 
 from editors.edits import LowRankEdit, SiteUpdate
+from editors.frozen import EditSignal, Factors
 from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
 
 VOCABULARY = 96
@@ -174,3 +176,17 @@ def random_edit(
         v = torch.randn(num_episodes, rank, d_out, generator=generator) * scale * rank**-0.5
         updates[site] = SiteUpdate(u, v)
     return LowRankEdit(updates, {"seed": seed})
+
+
+def as_signal(factors: dict[str, Factors], episode: Tensor, num_episodes: int) -> EditSignal:
+    """Factors as a network gets them, for networks that look at nothing else.
+
+    Args:
+        factors: for each site, `[B, T, .]`.
+        episode: `[B]`, non-decreasing.
+        num_episodes: E.
+    """
+    ids = torch.ones(next(iter(factors.values())).u.shape[:2], dtype=torch.long)
+    none = torch.zeros(0, dtype=torch.long)
+    tokens = TokenBatch(ids, torch.ones_like(ids), none, none, none, episode)
+    return EditSignal(factors, tokens, none, torch.zeros(num_episodes), num_episodes)

@@ -207,8 +207,7 @@ class LoadedEditor:
         count = episode[-1] + 1
         with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
             hidden = frozen.prefix([tokens])[0]
-            factors, _ = frozen.capture(tokens, count, hidden)
-            edit: LowRankEdit = self.network(factors, tokens.episode, count)
+            edit: LowRankEdit = self.network(frozen.capture(tokens, count, hidden))
         edit.metadata = {
             "editor": self.config.editor,
             "base_model": self.config.base_model,

@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
-from torch import Tensor
-
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
-from editors.edits import LowRankEdit
 from editors.mend.network import MENDConfig, MENDNetwork
-from editors.tokens import TokenBatch
 
 
 class MEND(Editor):
@@ -57,11 +53,6 @@ class MEND(Editor):
     def network_config(self) -> dict[str, Any]:
         """The fields of `MENDConfig`."""
         return asdict(self.mend)
-
-    def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[LowRankEdit, Tensor]:
-        """Capture the edit loss's gradient factors and transform them."""
-        factors, loss_before = self.frozen.capture(batch, num_episodes, hidden)
-        return self.network(factors, batch.episode, num_episodes), loss_before
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The transforms, and the edit rates with their own learning rate."""

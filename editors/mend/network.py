@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.errors import EditorError
-from editors.frozen import Factors
+from editors.frozen import EditSignal, Factors
 from editors.normaliser import RunningNormaliser
 
 
@@ -133,14 +133,9 @@ class MENDNetwork(nn.Module):
         )
         self.edit_rates = nn.Parameter(torch.full((len(self.sites),), config.edit_rate))
 
-    def forward(self, factors: Mapping[str, Factors], episode: Tensor, num_episodes: int) -> LowRankEdit:
-        """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`.
-
-        Args:
-            factors: for each site, `[B, T, .]`.
-            episode: `[B]`, non-decreasing.
-            num_episodes: E.
-        """
+    def forward(self, signal: EditSignal) -> LowRankEdit:
+        """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`."""
+        factors, episode = signal.factors, signal.tokens.episode
         updates: dict[str, SiteUpdate] = {}
         with torch.autocast(episode.device.type, enabled=False):
             for key, sites in self._groups.items():
@@ -155,7 +150,7 @@ class MENDNetwork(nn.Module):
                 parts = zip(sites, rows, new_u.split(counts), new_delta.split(counts), strict=True)
                 for site, (_, _, row_episode), site_u, site_delta in parts:
                     rate = self.edit_rates[self.sites.index(site)]
-                    updates[site] = _pad_episodes(site_u, -rate * site_delta, row_episode, num_episodes)
+                    updates[site] = _pad_episodes(site_u, -rate * site_delta, row_episode, signal.num_episodes)
         return LowRankEdit({site: updates[site] for site in self.sites})
 
 

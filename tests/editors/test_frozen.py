@@ -150,7 +150,7 @@ def llama() -> FrozenLM:
 def test_factors_give_the_true_weight_gradient_of_each_episode(lm: FrozenLM, side: PaddingSide) -> None:
     texts, episode = random_texts(LENGTHS), [0, 0, 1, 2]
     tokens = collate_texts(texts, episode, PAD_ID, side)
-    factors, _ = lm.capture(tokens, num_episodes=3)
+    factors = lm.capture(tokens, num_episodes=3).factors
     for e in range(3):
         expected = weight_gradients(
             lm.model, lm.sites, [t for t, owner in zip(texts, episode, strict=True) if owner == e]
@@ -162,7 +162,7 @@ def test_factors_give_the_true_weight_gradient_of_each_episode(lm: FrozenLM, sid
 
 def test_factors_have_one_row_for_each_token(lm: FrozenLM) -> None:
     tokens = random_batch(LENGTHS)
-    factors, _ = lm.capture(tokens, num_episodes=len(LENGTHS))
+    factors = lm.capture(tokens, num_episodes=len(LENGTHS)).factors
     for site, (d_in, d_out) in lm.site_widths().items():
         assert factors[site].u.shape == (*tokens.input_ids.shape, d_in)
         assert factors[site].delta.shape == (*tokens.input_ids.shape, d_out)
@@ -172,16 +172,26 @@ def test_factors_have_one_row_for_each_token(lm: FrozenLM) -> None:
 
 def test_capture_reports_the_loss_of_each_episode(lm: FrozenLM) -> None:
     texts = random_texts(LENGTHS)
-    _, loss = lm.capture(collate_texts(texts, [0, 1, 1, 3], PAD_ID), num_episodes=4)
+    loss = lm.capture(collate_texts(texts, [0, 1, 1, 3], PAD_ID), num_episodes=4).loss
     with torch.no_grad():
         expected = [plain_edit_loss(lm.model, part) for part in (texts[:1], texts[1:3], texts[3:])]
     close(loss, torch.stack([*expected[:2], torch.zeros(()), expected[2]]))
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_capture_reports_what_the_base_model_would_answer(lm: FrozenLM, side: PaddingSide) -> None:
+    texts = random_texts(LENGTHS)
+    tokens = collate_texts(texts, range(4), PAD_ID, side)
+    signal = lm.capture(tokens, num_episodes=4)
+    assert torch.equal(signal.predicted, all_plain_logits(lm.model, texts).argmax(dim=-1))
+    assert signal.num_episodes == 4
+    assert torch.equal(signal.tokens.targets, tokens.targets)
+
+
 def test_explicit_attention_sites_are_captured_too(llama: FrozenLM) -> None:
     lm = FrozenLM(llama.model, sites=["model.layers.2.self_attn.q_proj", "model.layers.1.mlp.up_proj"])
     texts = random_texts(LENGTHS)
-    factors, _ = lm.capture(collate_texts(texts, [0] * 4, PAD_ID), num_episodes=1)
+    factors = lm.capture(collate_texts(texts, [0] * 4, PAD_ID), num_episodes=1).factors
     for site, expected in weight_gradients(lm.model, lm.sites, texts).items():
         close(gradient_from_factors(factors[site], torch.arange(4)), expected)
     assert lm.prefix_depth == 1
@@ -241,7 +251,7 @@ def test_a_branch_on_a_bfloat16_model_keeps_its_type() -> None:
     exact = FrozenLM(copy.deepcopy(lm.model).float(), num_blocks=2).logits(tokens, edit)
     assert edited.dtype == torch.bfloat16
     close(edited.float(), exact, tolerance=0.1)
-    factors, _ = lm.capture(tokens, num_episodes=1)
+    factors = lm.capture(tokens, num_episodes=1).factors
     assert {f.u.dtype for f in factors.values()} | {f.delta.dtype for f in factors.values()} == {torch.bfloat16}
 
 
@@ -266,10 +276,10 @@ def test_sharing_the_prefix_of_several_batches_changes_no_logit(lm: FrozenLM) ->
 @pytest.mark.parametrize("side", SIDES)
 def test_sharing_the_prefix_changes_no_factor(lm: FrozenLM, side: PaddingSide) -> None:
     tokens, other = random_batch(LENGTHS, side), random_batch((15, 2), side, seed=1)
-    expected, expected_loss = lm.capture(tokens, num_episodes=4)
-    factors, loss = lm.capture(tokens, num_episodes=4, hidden=lm.prefix([other, tokens])[1])
-    assert_same_factors(factors, expected)
-    close(loss, expected_loss)
+    expected = lm.capture(tokens, num_episodes=4)
+    signal = lm.capture(tokens, num_episodes=4, hidden=lm.prefix([other, tokens])[1])
+    assert_same_factors(signal.factors, expected.factors)
+    close(signal.loss, expected.loss)
 
 
 def test_the_prefix_skips_the_blocks_below_the_edit(lm: FrozenLM) -> None:
@@ -326,7 +336,7 @@ def test_prefix_is_none_when_the_first_block_is_edited(model: PreTrainedModel) -
     assert hidden is None
     edit = random_edit(lm.site_widths(), scale=0.1)
     close(lm.logits(tokens, edit, hidden), all_plain_logits(with_changed_weights(model, edit), texts))
-    factors, _ = lm.capture(tokens, num_episodes=1, hidden=hidden)
+    factors = lm.capture(tokens, num_episodes=1, hidden=hidden).factors
     expected = weight_gradients(model, lm.sites, texts)
     for site in lm.sites:
         close(gradient_from_factors(factors[site], torch.arange(4)), expected[site])
@@ -340,8 +350,8 @@ def test_a_prefix_kept_from_elsewhere_can_be_used(lm: FrozenLM) -> None:
     """It is the same for every editor of the same model and sites."""
     tokens = random_batch(LENGTHS)
     (hidden,) = FrozenLM(lm.model, num_blocks=2).prefix([tokens])
-    expected, _ = FrozenLM(lm.model, num_blocks=2).capture(tokens, num_episodes=4)
-    factors, _ = lm.capture(tokens, num_episodes=4, hidden=hidden)
+    expected = FrozenLM(lm.model, num_blocks=2).capture(tokens, num_episodes=4).factors
+    factors = lm.capture(tokens, num_episodes=4, hidden=hidden).factors
     assert_same_factors(factors, expected)
     close(lm.logits(tokens, hidden=hidden), lm.logits(tokens))
 
@@ -436,15 +446,16 @@ def test_works_in_inference_mode(lm: FrozenLM) -> None:
     edit = random_edit(lm.site_widths(), num_episodes=4)
     tokens = random_batch(LENGTHS, "left")
     logits, generated = lm.logits(tokens, edit), lm.generate([tokens], edit)[0]
-    factors, loss = lm.capture(tokens, num_episodes=4)
+    signal = lm.capture(tokens, num_episodes=4)
     with torch.inference_mode():
         inside = random_batch(LENGTHS, "left")
         (hidden,) = lm.prefix([inside])
         close(lm.logits(inside, edit, hidden), logits)
         assert lm.generate([inside], edit)[0] == generated
-        again, loss_again = lm.capture(inside, num_episodes=4, hidden=hidden)
-    assert_same_factors(again, factors)
-    close(loss_again, loss)
+        again = lm.capture(inside, num_episodes=4, hidden=hidden)
+    assert_same_factors(again.factors, signal.factors)
+    close(again.loss, signal.loss)
+    assert torch.equal(again.predicted, signal.predicted)
 
 
 # --- generation ------------------------------------------------------------------------------------------------------

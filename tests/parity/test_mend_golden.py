@@ -139,9 +139,9 @@ def edit_name(request: pytest.FixtureRequest) -> str:
 def apply_archive(case: Case, name: str) -> tuple[dict[str, Factors], Tensor, LowRankEdit]:
     """Factors, edit loss and edit of a recorded request."""
     tokens = answers(case.tensors(name))
-    factors, loss = case.lm.capture(tokens, ONE_EPISODE)
+    signal = case.lm.capture(tokens, ONE_EPISODE)
     with torch.no_grad():
-        return factors, loss, case.network(factors, tokens.episode, ONE_EPISODE)
+        return signal.factors, signal.loss, case.network(signal)
 
 
 def test_captured_factors_and_loss(llama: Case, edit_name: str) -> None:
@@ -232,8 +232,7 @@ def test_running_moments_after_each_batch(gpt2: Case) -> None:
     for batch in BATCHES:
         recorded = gpt2.tensors(batch)
         tokens = answers(recorded, "edit/")
-        factors, _ = gpt2.lm.capture(tokens, ONE_EPISODE)
-        edit = gpt2.network(factors, tokens.episode, ONE_EPISODE)
+        edit = gpt2.network(gpt2.lm.capture(tokens, ONE_EPISODE))
         for call in recorded_calls(gpt2, batch):
             assert edit.updates[call["parameter"].removesuffix(".weight")].u.shape[1] == call["rows"]
         for key in ("(80, 20)", "(20, 80)"):
@@ -242,7 +241,7 @@ def test_running_moments_after_each_batch(gpt2: Case) -> None:
 
 def captured_rows(case: Case, tokens: TokenBatch, site: str) -> tuple[Tensor, Tensor]:
     """Input and gradient of the rows at one site where neither is zero."""
-    factors = case.lm.capture(tokens, ONE_EPISODE)[0][site]
+    factors = case.lm.capture(tokens, ONE_EPISODE).factors[site]
     kept = factors.u.any(dim=-1) & factors.delta.any(dim=-1)
     return factors.u[kept], factors.delta[kept]
 

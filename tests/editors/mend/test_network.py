@@ -16,6 +16,7 @@ from editors.errors import EditorError
 from editors.frozen import Factors
 from editors.mend.network import FactorTransform, LowRankBlock, MENDConfig, MENDNetwork
 from editors.normaliser import RunningNormaliser
+from tests.tiny_models import as_signal
 
 Mode = Literal["combined", "separate", "one_sided", "u_only", "delta_only"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -164,7 +165,7 @@ def naive_update(network: MENDNetwork, factors: dict[str, Factors], site: str, e
 def test_equals_the_equations_token_by_token(mode: Mode, shared: bool, normalise: bool) -> None:
     network = warmed_up(randomised(new_network(mode=mode, shared=shared, normalise=normalise)))
     factors = random_factors()
-    edit = network(factors, EPISODE, NUM_EPISODES)
+    edit = network(as_signal(factors, EPISODE, NUM_EPISODES))
     actual = torch.cat([edit.updates[s].weight_delta(e).flatten() for s in WIDTHS for e in range(NUM_EPISODES)])
     exact = copy.deepcopy(network).double()
     doubled = {site: Factors(f.u.double(), f.delta.double()) for site, f in factors.items()}
@@ -182,7 +183,7 @@ def test_equals_the_equations_token_by_token(mode: Mode, shared: bool, normalise
 def test_training_normalises_with_this_batch_included() -> None:
     factors = random_factors()
     trained, warm = new_network(), new_network()
-    edit = trained.train()(factors, EPISODE, NUM_EPISODES)
+    edit = trained.train()(as_signal(factors, EPISODE, NUM_EPISODES))
     for key in warm.transforms:
         normalise_u, normalise_delta = normalisers_of(warm, key)
         alike = [site for site, widths in WIDTHS.items() if "{}x{}".format(*widths) == key]
@@ -192,7 +193,7 @@ def test_training_normalises_with_this_batch_included() -> None:
     for name, buffer in trained.named_buffers():
         close(buffer, warm.get_buffer(name))
     warm.load_state_dict({**warm.state_dict(), **dict(trained.named_parameters())})
-    expected = warm.eval()(factors, EPISODE, NUM_EPISODES)
+    expected = warm.eval()(as_signal(factors, EPISODE, NUM_EPISODES))
     for site in WIDTHS:
         close(edit.updates[site].u, expected.updates[site].u)
         close(edit.updates[site].v, expected.updates[site].v)
@@ -215,7 +216,7 @@ def test_starts_as_the_identity_on_normalised_factors(mode: Mode) -> None:
 
 def test_starts_as_a_gradient_step_without_normalisation() -> None:
     factors = random_factors()
-    edit = new_network(normalise=False)(factors, EPISODE, NUM_EPISODES)
+    edit = new_network(normalise=False)(as_signal(factors, EPISODE, NUM_EPISODES))
     for site, f in factors.items():
         for episode in range(NUM_EPISODES):
             rows = episode == EPISODE
@@ -231,7 +232,7 @@ def test_a_gradient_reaches_every_parameter_of_a_fresh_network(mode: Mode, share
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     reached: set[str] = set()
     for seed in range(4):
-        edit = network(random_factors(seed), EPISODE, NUM_EPISODES)
+        edit = network(as_signal(random_factors(seed), EPISODE, NUM_EPISODES))
         deltas = torch.cat([update.weight_delta(e).flatten() for update in edit.updates.values() for e in range(4)])
         (deltas * torch.randn(len(deltas), generator=torch.Generator().manual_seed(seed))).sum().backward()
         grads = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -294,7 +295,7 @@ def test_shared_sites_share_weights_and_differ_in_scale_and_shift() -> None:
     same = {site: f for site in WIDTHS if WIDTHS[site] == (4, 6)}
     with torch.no_grad():
         blocks_of(transform_of(network, "4x6"))[0].shift[1] += 1
-    edit = network({**random_factors(), **same}, EPISODE, NUM_EPISODES)
+    edit = network(as_signal({**random_factors(), **same}, EPISODE, NUM_EPISODES))
     assert torch.equal(edit.updates["a.gate"].u, edit.updates["b.gate"].u)
     assert not torch.equal(edit.updates["a.gate"].u, edit.updates["a.up"].u)
 
@@ -302,7 +303,7 @@ def test_shared_sites_share_weights_and_differ_in_scale_and_shift() -> None:
 def test_separate_sites_have_weights_and_statistics_of_their_own() -> None:
     network = new_network(shared=False)
     assert set(network.transforms) == {site.replace(".", "#") for site in WIDTHS}
-    network(random_factors(), EPISODE, NUM_EPISODES)
+    network(as_signal(random_factors(), EPISODE, NUM_EPISODES))
     gate, up = (normalisers_of(network, key)[0].mean for key in ("a#gate", "a#up"))
     assert not torch.equal(gate, up)
 
@@ -310,10 +311,10 @@ def test_separate_sites_have_weights_and_statistics_of_their_own() -> None:
 def test_each_site_has_an_edit_rate_of_its_own() -> None:
     network = warmed_up(new_network())
     assert network.edit_rates.tolist() == pytest.approx([0.1] * len(WIDTHS))
-    before = network(random_factors(), EPISODE, NUM_EPISODES)
+    before = network(as_signal(random_factors(), EPISODE, NUM_EPISODES))
     with torch.no_grad():
         network.edit_rates[list(WIDTHS).index("a.down")] *= -3
-    after = network(random_factors(), EPISODE, NUM_EPISODES)
+    after = network(as_signal(random_factors(), EPISODE, NUM_EPISODES))
     for site in WIDTHS:
         factor = -3 if site == "a.down" else 1
         close(after.updates[site].weight_delta(0), factor * before.updates[site].weight_delta(0))
@@ -354,17 +355,17 @@ def assert_same_update(first: LowRankEdit, episode: int, second: LowRankEdit, ot
 def test_an_episode_gets_the_same_edit_alone_and_among_others() -> None:
     network = warmed_up(randomised(new_network()))
     factors = random_factors()
-    together = network(factors, EPISODE, NUM_EPISODES)
+    together = network(as_signal(factors, EPISODE, NUM_EPISODES))
     for episode in EPISODE.unique().tolist():
         rows = episode == EPISODE
         own = {site: Factors(f.u[rows], f.delta[rows]) for site, f in factors.items()}
-        alone = network(own, torch.zeros(int(rows.sum()), dtype=torch.long), 1)
+        alone = network(as_signal(own, torch.zeros(int(rows.sum()), dtype=torch.long), 1))
         assert_same_update(alone, 0, together, episode)
 
 
 def test_an_episode_without_text_gets_no_edit() -> None:
     network = warmed_up(randomised(new_network()))
-    edit = network(random_factors(), EPISODE, NUM_EPISODES)
+    edit = network(as_signal(random_factors(), EPISODE, NUM_EPISODES))
     for episode in (2, 4):
         assert not any(update.weight_delta(episode).any() for update in edit.updates.values())
 
@@ -376,13 +377,13 @@ def test_padding_does_not_matter() -> None:
         site: Factors(nn.functional.pad(f.u, (0, 0, 2, 3), value=1.0), nn.functional.pad(f.delta, (0, 0, 2, 3)))
         for site, f in factors.items()
     }
-    plain, wider = (network(each, EPISODE, NUM_EPISODES) for each in (factors, padded))
+    plain, wider = (network(as_signal(each, EPISODE, NUM_EPISODES)) for each in (factors, padded))
     for episode in range(NUM_EPISODES):
         assert_same_update(wider, episode, plain, episode)
 
 
 def test_the_rank_of_an_edit_is_its_longest_episode() -> None:
-    edit = new_network()(random_factors(), EPISODE, NUM_EPISODES)
+    edit = new_network()(as_signal(random_factors(), EPISODE, NUM_EPISODES))
     # Site a.gate: texts 0 and 1 of episode 0 have 6 and 2 tokens whose input and gradient are not zero.
     assert edit.updates["a.gate"].u.shape == (NUM_EPISODES, 8, 4)
     assert edit.updates["a.gate"].v.shape == (NUM_EPISODES, 8, 6)
@@ -391,7 +392,7 @@ def test_the_rank_of_an_edit_is_its_longest_episode() -> None:
 def test_no_gradient_anywhere_gives_an_empty_edit() -> None:
     network = new_network()
     factors = {site: Factors(f.u, torch.zeros_like(f.delta)) for site, f in random_factors().items()}
-    edit = network(factors, EPISODE, NUM_EPISODES)
+    edit = network(as_signal(factors, EPISODE, NUM_EPISODES))
     assert not any(update.weight_delta(e).any() for update in edit.updates.values() for e in range(NUM_EPISODES))
     sum(update.v.sum() for update in edit.updates.values()).backward()
     assert all(parameter.grad is not None for parameter in network.parameters()), "every rank must reduce the same"
@@ -402,8 +403,8 @@ def test_half_precision_factors_are_transformed_in_float32(normalise: bool) -> N
     half = {site: Factors(f.u.bfloat16(), f.delta.bfloat16()) for site, f in random_factors().items()}
     exact = {site: Factors(f.u.float(), f.delta.float()) for site, f in half.items()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        edit = randomised(new_network(normalise=normalise))(half, EPISODE, NUM_EPISODES)
-    expected = randomised(new_network(normalise=normalise))(exact, EPISODE, NUM_EPISODES)
+        edit = randomised(new_network(normalise=normalise))(as_signal(half, EPISODE, NUM_EPISODES))
+    expected = randomised(new_network(normalise=normalise))(as_signal(exact, EPISODE, NUM_EPISODES))
     for site in WIDTHS:
         assert torch.equal(edit.updates[site].u, expected.updates[site].u)
         assert torch.equal(edit.updates[site].v, expected.updates[site].v)
