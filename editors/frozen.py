@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from editors.edits import LowRankEdit
 from editors.generation import generate
 from editors.losses import answer_nll, episode_means
+from editors.output_gradients import output_gradients
 from editors.sites import block_index, find_blocks, linear_widths, resolve_sites
 from editors.text_groups import Compact, groups, pass_cost
 from editors.tokens import TokenBatch, position_ids
@@ -41,10 +42,11 @@ class EditSignal:
     """What the base model says about edit texts: all that a hypernetwork makes an edit from.
 
     Args:
-        factors: for each site the factors of the edit loss's weight gradient (detached, in the base model's dtype).
+        factors: for each site the factors of the edit loss's weight gradient, detached, in the base model's dtype; of a
+            float16 model `delta` is in float32.
         tokens: the edit texts.
         predicted: `[N]` the token ids the base model itself prefers at the answer positions.
-        loss: `[E]` edit loss before the edit, in nats per token.
+        loss: `[E]` edit loss before the edit, in nats per token, averaged over an episode's texts; zero without any.
         num_episodes: E.
     """
 
@@ -189,7 +191,8 @@ class FrozenLM(nn.Module):
     def capture(self, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None) -> EditSignal:
         """Run the edit texts and take down what an edit is made from, without forming any gradient of weight size.
 
-        The edit loss is the mean negative log-likelihood of the target's tokens, for each episode on its own.
+        The edit loss is the mean negative log-likelihood of a text's target tokens, summed over the episode's texts. So
+        each text's factors are those it has alone, and an episode's update is the sum of its texts' updates.
 
         Args:
             tokens: the edit texts.
@@ -214,15 +217,16 @@ class FrozenLM(nn.Module):
             for site in self.sites:
                 stack.callback(self.model.get_submodule(site).register_forward_hook(probe(site)).remove)
             logits = self.logits(tokens, hidden=hidden)
-            loss, _ = episode_means(answer_nll(logits, tokens.targets), tokens.answer_episode(), num_episodes)
-            deltas = torch.autograd.grad(loss.sum(), [probes[site] for site in self.sites])
+            text_loss, _ = episode_means(answer_nll(logits, tokens.targets), tokens.rows, tokens.num_texts)
+            deltas = output_gradients(text_loss, [probes[site] for site in self.sites])
+        loss, _ = episode_means(text_loss.detach(), tokens.episode, num_episodes)
         # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer.
         shape = tokens.input_ids.shape
         factors = {
             site: Factors(inputs[site].reshape(*shape, -1), delta.reshape(*shape, -1))
             for site, delta in zip(self.sites, deltas, strict=True)
         }
-        return EditSignal(factors, tokens, logits.detach().argmax(dim=-1), loss.detach(), num_episodes)
+        return EditSignal(factors, tokens, logits.detach().argmax(dim=-1), loss, num_episodes)
 
     @torch.no_grad()
     def generate(

@@ -48,10 +48,9 @@ def all_plain_logits(model: PreTrainedModel, texts: Sequence[EncodedText]) -> Te
 
 
 def plain_edit_loss(model: PreTrainedModel, texts: Sequence[EncodedText]) -> Tensor:
-    """Mean negative log-likelihood of all answer tokens of `texts`."""
-    logits = torch.cat([plain_logits(model, text) for text in texts])
-    targets = torch.tensor([token for text in texts for token in text.ids[text.answer_start : text.answer_end]])
-    return functional.cross_entropy(logits, targets)
+    """Mean negative log-likelihood of each text's answer tokens, summed over `texts`."""
+    losses = [functional.cross_entropy(plain_logits(model, text), torch.tensor(text.answer)) for text in texts]
+    return torch.stack(losses).sum()
 
 
 def plain_greedy(model: PreTrainedModel, prompt: Sequence[int], steps: int) -> list[int]:
@@ -170,11 +169,11 @@ def test_factors_have_one_row_for_each_token(lm: FrozenLM) -> None:
         assert not factors[site].delta.requires_grad
 
 
-def test_capture_reports_the_loss_of_each_episode(lm: FrozenLM) -> None:
+def test_capture_reports_the_mean_loss_of_each_episode(lm: FrozenLM) -> None:
     texts = random_texts(LENGTHS)
     loss = lm.capture(collate_texts(texts, [0, 1, 1, 3], PAD_ID), num_episodes=4).loss
     with torch.no_grad():
-        expected = [plain_edit_loss(lm.model, part) for part in (texts[:1], texts[1:3], texts[3:])]
+        expected = [plain_edit_loss(lm.model, part) / len(part) for part in (texts[:1], texts[1:3], texts[3:])]
     close(loss, torch.stack([*expected[:2], torch.zeros(()), expected[2]]))
 
 
@@ -186,6 +185,32 @@ def test_capture_reports_what_the_base_model_would_answer(lm: FrozenLM, side: Pa
     assert torch.equal(signal.predicted, all_plain_logits(lm.model, texts).argmax(dim=-1))
     assert signal.num_episodes == 4
     assert torch.equal(signal.tokens.targets, tokens.targets)
+
+
+def test_an_edits_factors_are_the_same_in_any_company(llama: FrozenLM) -> None:
+    tokens = random_batch(LENGTHS)
+    together = llama.capture(collate_texts(random_texts(LENGTHS), [0] * 4, PAD_ID), num_episodes=1).factors
+    apart = llama.capture(tokens, num_episodes=4).factors
+    assert_same_factors(together, apart)
+    assert len(set(torch.bincount(tokens.rows).tolist())) > 1, "answers of one length would prove nothing"
+
+
+def test_factors_of_a_float16_model_do_not_vanish() -> None:
+    """What a text that is nearly known gives: gradients below the least float16 number."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_submodule("model.norm").get_parameter("weight").mul_(2.0**-11)
+        model.get_output_embeddings().weight.mul_(2.0**-11)
+    half = FrozenLM(model.half(), num_blocks=2)
+    exact = FrozenLM(copy.deepcopy(half.model).float(), num_blocks=2)
+    tokens = random_batch(LENGTHS)
+    found = half.capture(tokens, num_episodes=4, hidden=half.prefix([tokens])[0])
+    expected = exact.capture(tokens, num_episodes=4)
+    close(found.loss, expected.loss, tolerance=1e-3)
+    for site, want in expected.factors.items():
+        assert want.delta.half().count_nonzero() < want.delta.count_nonzero() / 2, "float16 holds these gradients"
+        assert found.factors[site].delta.dtype == torch.float32
+        assert (found.factors[site].delta - want.delta).norm() < 5e-3 * want.delta.norm()
 
 
 def test_explicit_attention_sites_are_captured_too(llama: FrozenLM) -> None:

@@ -1,6 +1,7 @@
 """MEND against numbers recorded from EasyEdit (commit 14cea82): an archive applied, and a training step.
 
 EasyEdit adds `edit_lr * G~` to a weight and hyperedit subtracts `edit_rate * G~`, so `edit_rates = -edit_lrs`.
+EasyEdit's edit loss is the mean over the tokens of all texts of a batch, ours the sum of the texts' own means.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import Factors, FrozenLM
+from editors.frozen import EditSignal, Factors, FrozenLM
 from editors.losses import answer_nll, locality_kl
 from editors.mend.network import FactorTransform, MENDConfig, MENDNetwork
 from editors.tokens import TokenBatch
@@ -136,12 +137,21 @@ def edit_name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def captured(case: Case, tokens: TokenBatch) -> EditSignal:
+    """The signal with the factors of EasyEdit's edit loss: each text's share of all tokens times its own."""
+    signal = case.lm.capture(tokens, ONE_EPISODE)
+    share = torch.bincount(tokens.rows, minlength=tokens.num_texts) / len(tokens.rows)
+    factors = {site: Factors(f.u, f.delta * share.view(-1, 1, 1)) for site, f in signal.factors.items()}
+    return replace(signal, factors=factors)
+
+
 def apply_archive(case: Case, name: str) -> tuple[dict[str, Factors], Tensor, LowRankEdit]:
     """Factors, edit loss and edit of a recorded request."""
     tokens = answers(case.tensors(name))
-    signal = case.lm.capture(tokens, ONE_EPISODE)
+    signal = captured(case, tokens)
     with torch.no_grad():
-        return signal.factors, signal.loss, case.network(signal)
+        loss = answer_nll(case.lm.logits(tokens), tokens.targets).mean().view(1)
+        return signal.factors, loss, case.network(signal)
 
 
 def test_captured_factors_and_loss(llama: Case, edit_name: str) -> None:
@@ -232,7 +242,7 @@ def test_running_moments_after_each_batch(gpt2: Case) -> None:
     for batch in BATCHES:
         recorded = gpt2.tensors(batch)
         tokens = answers(recorded, "edit/")
-        edit = gpt2.network(gpt2.lm.capture(tokens, ONE_EPISODE))
+        edit = gpt2.network(captured(gpt2, tokens))
         for call in recorded_calls(gpt2, batch):
             assert edit.updates[call["parameter"].removesuffix(".weight")].u.shape[1] == call["rows"]
         for key in ("(80, 20)", "(20, 80)"):
@@ -241,7 +251,7 @@ def test_running_moments_after_each_batch(gpt2: Case) -> None:
 
 def captured_rows(case: Case, tokens: TokenBatch, site: str) -> tuple[Tensor, Tensor]:
     """Input and gradient of the rows at one site where neither is zero."""
-    factors = case.lm.capture(tokens, ONE_EPISODE).factors[site]
+    factors = captured(case, tokens).factors[site]
     kept = factors.u.any(dim=-1) & factors.delta.any(dim=-1)
     return factors.u[kept], factors.delta[kept]
 
