@@ -27,7 +27,7 @@ try:
     from datamodules import EditDataModule
     from editors.base import Editor
     from editors.errors import EditorError
-    from editors.export.artifact import require_new_folder
+    from editors.files import require_new_folder
     from editors.registry import EDITORS
 except ModuleNotFoundError as missing:
     if missing.name is None or missing.name.partition(".")[0] in ("callbacks", "configs", "datamodules", "editors"):

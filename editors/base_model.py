@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from editors.errors import BaseModelError
 
@@ -82,6 +82,21 @@ def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
     return (_without_gguf_marks(model) if "gguf_file" in source else cast(PreTrainedModel, model)).eval()
+
+
+def load_skeleton(config: BaseModelConfig) -> PreTrainedModel:
+    """The base model without its weights (on the "meta" device): to ask for its layers at no cost.
+
+    Raises:
+        BaseModelError: there is nothing at `config.name`, or it is no causal language model.
+    """
+    source = _source(config)
+    try:
+        settings = AutoConfig.from_pretrained(**source)
+        with torch.device("meta"):
+            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(settings, dtype=torch.float32)).eval()
+    except (OSError, ValueError, ImportError) as error:
+        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
 
 
 def _without_gguf_marks(model: PreTrainedModel) -> PreTrainedModel:

@@ -81,6 +81,18 @@ class LowRankEdit:
         """The edit of one episode, as an edit with E = 1."""
         return self._map(lambda tensor: tensor[episode : episode + 1])
 
+    def require_single(self, purpose: str) -> None:
+        """Check that this is the edit of one episode.
+
+        Args:
+            purpose: what it is needed for ("merge"), for the message.
+
+        Raises:
+            EditorError: E is not 1.
+        """
+        if self.num_episodes != 1:
+            raise EditorError(f"this edit holds {self.num_episodes} episodes; select() the one to {purpose}")
+
     @staticmethod
     def compose(edits: Sequence[LowRankEdit]) -> LowRankEdit:
         """One edit that does what all `edits` do together (their weight updates add up).
@@ -117,7 +129,7 @@ class LowRankEdit:
             )
         with ExitStack() as stack:
             for site, update in self.updates.items():
-                layer = _layer(model, site, update)
+                layer = layer_of(model, site, update)
                 stack.callback(layer.register_forward_hook(_branch(update, episode)).remove)
             yield
 
@@ -131,11 +143,10 @@ class LowRankEdit:
         Raises:
             EditorError: E is not 1, or the model has no such layer.
         """
-        if self.num_episodes != 1:
-            raise EditorError(f"this edit holds {self.num_episodes} episodes; select() the one to merge")
+        self.require_single("merge")
         merged = MergedEdit({}, {})
         # All layers first: an edit that does not fit must not be merged in part.
-        layers = {site: _layer(model, site, update) for site, update in self.updates.items()}
+        layers = {site: layer_of(model, site, update) for site, update in self.updates.items()}
         for site, update in self.updates.items():
             layer = layers[site]
             weight = layer.get_parameter("weight")
@@ -169,8 +180,11 @@ class LowRankEdit:
                 f"{path} is not a hyperedit edit (format {metadata.get('format')!r}, wanted {_FORMAT!r})"
             )
         try:
-            return cls(_updates_from(tensors), json.loads(metadata["edit"]))
-        except (KeyError, ValueError) as error:
+            facts = json.loads(metadata["edit"])
+            if not isinstance(facts, dict):
+                raise ValueError(f"its metadata is a {type(facts).__name__}")  # noqa: TRY004 - a fault of the file
+            return cls(_updates_from(tensors), facts)
+        except (KeyError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error
 
 
@@ -211,8 +225,12 @@ class MergedEdit:
             weight.copy_(self.original[site])
 
 
-def _layer(model: nn.Module, site: str, update: SiteUpdate) -> nn.Module:
-    """The layer of `model` that `update` is for."""
+def layer_of(model: nn.Module, site: str, update: SiteUpdate) -> nn.Module:
+    """The layer of `model` that `update` is for.
+
+    Raises:
+        EditorError: the model has no such linear layer, or one with other widths.
+    """
     try:
         layer = model.get_submodule(site)
     except AttributeError as error:

@@ -6,11 +6,10 @@ Needs torch, transformers and safetensors only. Nothing is pickled, so an untrus
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -24,7 +23,7 @@ from editors.base_model import BaseModelConfig, float16_hint, weights_hash
 from editors.edits import LowRankEdit
 from editors.errors import ArtifactError
 from editors.export.card import model_card
-from editors.files import save_json, save_tensors, save_text
+from editors.files import new_folder, save_json, save_tensors, save_text
 from editors.frozen import FrozenLM
 from editors.registry import registered_editor
 from editors.requests import EditRequest
@@ -62,17 +61,6 @@ class ArtifactConfig:
     format: str = FORMAT
 
 
-def require_new_folder(folder: str | Path) -> None:
-    """Check that an artifact can be written to `folder`.
-
-    Raises:
-        ArtifactError: it holds something already.
-    """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists already; name a new folder, or remove it first")
-
-
 def save_artifact(folder: str | Path, config: ArtifactConfig, state: dict[str, Tensor]) -> Path:
     """Write a trained editor; the folder appears only when it is complete.
 
@@ -84,19 +72,11 @@ def save_artifact(folder: str | Path, config: ArtifactConfig, state: dict[str, T
     Raises:
         ArtifactError: the folder holds something already.
     """
-    folder = Path(folder)
-    require_new_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with new_folder(folder) as temporary:
         save_tensors(state, temporary / "model.safetensors", {"format": "pt"})
         save_json(asdict(config), temporary / "config.json")
         save_text(model_card(asdict(config)), temporary / "README.md")
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return Path(folder)
 
 
 def load_editor(folder: str | Path) -> LoadedEditor:
@@ -213,6 +193,7 @@ class LoadedEditor:
             "base_model": self.config.base_model,
             "base_weights": self.config.base_weights,
             "requests": [asdict(request) for request in requests],
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         return edit
 

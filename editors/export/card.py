@@ -1,9 +1,11 @@
-"""The card of an exported editor: what it is, what it was measured at, and how to use it."""
+"""The cards of an exported editor and of an exported edit: what it is, what it was measured at, and how to use it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from editors.manifest import EditManifest
 
 _USAGE = """\
 ```python
@@ -59,3 +61,33 @@ def _results(results: Mapping[str, Any]) -> str:
         "given the true answer so far; `generated` scores the greedy continuation of the prompt; `agreement` compares "
         f"with the unedited model.\n\n| metric | value |\n|---|---:|\n{rows}\n\n{facts}"
     )
+
+
+def edit_card(manifest: EditManifest, library: str, usage: str) -> str:
+    """The card of an exported edit in Markdown: what was changed, in what, and how to use and undo it.
+
+    Args:
+        manifest: of the edit.
+        library: what loads it ("peft", "transformers"), for the Hub.
+        usage: how to use and undo it.
+    """
+    base = manifest.base_model
+    rows = "\n".join(f"| {_cell(request.prompt)} | {_cell(request.target)} |" for request in manifest.requests())
+    editors = ", ".join(dict.fromkeys(f"{edit['editor']} ({edit['created']})" for edit in manifest.edits))
+    parts = [
+        f"---\nlibrary_name: {library}\nbase_model: {base['name']}\ntags: [knowledge-editing]\n---",
+        f"# Edit of {base['name']}",
+        "Changes facts in the base model. Made with hyperedit.",
+        f"- Base model: `{base['name']}`, revision `{base['revision']}`, weights `{manifest.base_weights[:16]}`\n"
+        f"- Made by: {editors}\n"
+        f"- Edited layers: {', '.join(f'`{layer}`' for layer in manifest.layers)}",
+        f"## Facts\n\n| question | new answer |\n|---|---|\n{rows}",
+        "## Use\n\n" + usage,
+        "## Licence\n\nThe base model keeps its own licence.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    """`text` in one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")

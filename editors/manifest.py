@@ -1,0 +1,101 @@
+"""`EditManifest`: what an exported edit says about itself (base model, edit texts, editor, date), in one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from editors.base_model import BaseModelConfig
+from editors.edits import LowRankEdit
+from editors.errors import ArtifactError, EditorError
+from editors.files import save_json
+from editors.requests import EditRequest
+
+FORMAT = "hyperedit-edit-manifest-1"
+FILE = "hyperedit_manifest.json"
+
+
+@dataclass
+class EditManifest:
+    """Where an edit came from and what it fits.
+
+    Args:
+        base_model: how the base model was named and loaded (fields of `BaseModelConfig`, so the revision too).
+        base_weights: `weights_hash` of the base model cast to bfloat16.
+        edits: for each edit in it its `editor`, `requests` (prompt and target) and date (`created`).
+        layers: names of the edited layers.
+        export: facts about this form of the edit (kind, ranks, errors, hashes of files).
+        format: format and version.
+    """
+
+    base_model: dict[str, Any]
+    base_weights: str
+    edits: list[dict[str, Any]]
+    layers: list[str]
+    export: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+    @classmethod
+    def of(cls, edit: LowRankEdit) -> EditManifest:
+        """The manifest of an edit, or of several composed into one.
+
+        Raises:
+            EditorError: the edit does not say which base model it is for, or its parts were made for different ones.
+        """
+        parts = _parts(edit.metadata)
+        if not all(isinstance(part.get("base_model"), dict) and "base_weights" in part for part in parts):
+            raise EditorError("this edit does not say which base model it is for; export one made by a trained editor")
+        models = {part["base_weights"]: part["base_model"] for part in parts}
+        if len(models) > 1:
+            names = ", ".join(repr(model["name"]) for model in models.values())
+            raise EditorError(f"this edit is composed of edits for base models with different weights: {names}")
+        ((weights, model),) = models.items()
+        edits = [{key: part.get(key) for key in ("editor", "requests", "created")} for part in parts]
+        return cls(model, weights, edits, list(edit.updates))
+
+    @property
+    def base(self) -> BaseModelConfig:
+        """How to load the base model; never trusting its code, as in `LoadedEditor.base_model`."""
+        return BaseModelConfig(**{**self.base_model, "trust_remote_code": False})
+
+    def requests(self) -> list[EditRequest]:
+        """Every request that was edited in."""
+        return [EditRequest(**request) for edit in self.edits for request in edit["requests"] or ()]
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into the folder of an export."""
+        save_json(asdict(self), folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> EditManifest:
+        """Read the manifest of an export.
+
+        Raises:
+            ArtifactError: it is missing, damaged, or of another format.
+        """
+        path = folder / FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ArtifactError(f"{folder} is no exported edit: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from error
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            raise ArtifactError(f"{path}: format {found!r} cannot be read, wanted {FORMAT!r}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ArtifactError(f"{path} does not have the fields of {FORMAT}: {error}") from error
+
+
+def _parts(metadata: Any) -> list[Mapping[str, Any]]:
+    """The metadata of each edit that was composed, however often; an empty one for what is no metadata."""
+    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("parts", []), list):
+        return [{}]
+    if "parts" not in metadata:
+        return [metadata]
+    return [each for part in metadata["parts"] for each in _parts(part)] or [{}]
