@@ -49,7 +49,8 @@ class LowRankEdit:
 
     Args:
         updates: for each site (module name in the base model) its update.
-        metadata: plain JSON facts that travel with a saved edit (base model, requests, ...).
+        metadata: plain JSON facts that travel with a saved edit (base model, requests, ...); of several episodes a
+            list of such facts in `episodes`.
     """
 
     updates: dict[str, SiteUpdate]
@@ -78,8 +79,10 @@ class LowRankEdit:
         return self._map(torch.Tensor.detach)
 
     def select(self, episode: int) -> LowRankEdit:
-        """The edit of one episode, as an edit with E = 1."""
-        return self._map(lambda tensor: tensor[episode : episode + 1])
+        """The edit of one episode, as an edit with E = 1 and the metadata of that episode."""
+        selected = self._map(lambda tensor: tensor[episode : episode + 1])
+        selected.metadata = _of_episode(self.metadata, episode)
+        return selected
 
     def require_single(self, purpose: str) -> None:
         """Check that this is the edit of one episode.
@@ -186,6 +189,13 @@ class LowRankEdit:
             return cls(_updates_from(tensors), facts)
         except (KeyError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error
+
+
+def _of_episode(metadata: dict[str, Any], episode: int) -> dict[str, Any]:
+    """The facts of one episode, also of composed edits."""
+    if "parts" in metadata:
+        return {"parts": [_of_episode(part, episode) for part in metadata["parts"]]}
+    return dict(metadata["episodes"][episode] if "episodes" in metadata else metadata)
 
 
 def _updates_from(tensors: Mapping[str, Tensor]) -> dict[str, SiteUpdate]:

@@ -188,14 +188,22 @@ class LoadedEditor:
         with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
             hidden = frozen.prefix([tokens])[0]
             edit: LowRankEdit = self.network(frozen.capture(tokens, count, hidden))
-        edit.metadata = {
+        facts = [
+            self._facts([request for request, owner in zip(requests, episode, strict=True) if owner == number])
+            for number in range(count)
+        ]
+        edit.metadata = facts[0] if count == 1 else {"episodes": facts}
+        return edit
+
+    def _facts(self, requests: Sequence[EditRequest]) -> dict[str, Any]:
+        """What an edit says about itself."""
+        return {
             "editor": self.config.editor,
             "base_model": self.config.base_model,
             "base_weights": self.config.base_weights,
             "requests": [asdict(request) for request in requests],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        return edit
 
     def check_base_model(self, model: PreTrainedModel) -> None:
         """Check, once for each model object, that `model` is the base model this editor was trained for.

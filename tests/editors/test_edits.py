@@ -78,6 +78,14 @@ def assert_same_edit(actual: LowRankEdit, expected: LowRankEdit) -> None:
 # --- apply and undo --------------------------------------------------------------------------------------------------
 
 
+def test_selected_episode_has_its_own_metadata() -> None:
+    edits = [random_edit({"layer": (3, 4)}, num_episodes=2, seed=seed) for seed in range(2)]
+    for number, edit in enumerate(edits):
+        edit.metadata = {"episodes": [{"number": 10 * number}, {"number": 10 * number + 1}]}
+    assert edits[1].select(0).metadata == {"number": 10}
+    assert LowRankEdit.compose(edits).select(1).metadata == {"parts": [{"number": 1}, {"number": 11}]}
+
+
 def test_applied_then_left_is_the_base_model_exactly(lm: FrozenLM) -> None:
     before, base = weights_hash(lm.model), logits(lm.model)
     with random_edit(lm.site_widths()).applied(lm.model):

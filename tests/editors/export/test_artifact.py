@@ -115,6 +115,7 @@ def test_edit_each_equals_separate_edits(
     assert together.num_episodes == len(REQUESTS)
     for number, request in enumerate(REQUESTS):
         assert_same_edit(together.select(number), loaded.edit(model, tokenizer, [request]))
+        assert together.select(number).metadata["requests"] == [{"prompt": request.prompt, "target": request.target}]
 
 
 def test_an_edit_of_several_requests_is_the_composition_of_its_single_edits(
