@@ -55,6 +55,12 @@ def _source(config: BaseModelConfig) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(path) if path.is_dir() else name, **common}
 
 
+def local_folder(config: BaseModelConfig) -> Path | None:
+    """The folder of the base model; `None` where it is a GGUF file or has to come from the Hub."""
+    path = Path(_resolve_package(config.name)).expanduser()
+    return path if path.is_dir() else None
+
+
 def _resolve_package(name: str) -> str:
     if not name.startswith(_PACKAGE_PREFIX):
         return name
@@ -87,6 +93,8 @@ def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
 def load_skeleton(config: BaseModelConfig) -> PreTrainedModel:
     """The base model without its weights (on the "meta" device): to ask for its layers at no cost.
 
+    Its `dtype` is the one that `dtype: auto` loads the weights in.
+
     Raises:
         BaseModelError: there is nothing at `config.name`, or it is no causal language model.
     """
@@ -94,7 +102,8 @@ def load_skeleton(config: BaseModelConfig) -> PreTrainedModel:
     try:
         settings = AutoConfig.from_pretrained(**source)
         with torch.device("meta"):
-            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(settings, dtype=torch.float32)).eval()
+            dtype = settings.dtype or torch.float32
+            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(settings, dtype=dtype)).eval()
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
 

@@ -69,6 +69,11 @@ class EditManifest:
         """Write the manifest into the folder of an export."""
         save_json(asdict(self), folder / FILE)
 
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Delete the manifest in a folder."""
+        (folder / FILE).unlink()
+
     @classmethod
     def load(cls, folder: Path) -> EditManifest:
         """Read the manifest of an export.
@@ -87,9 +92,13 @@ class EditManifest:
         if found != FORMAT:
             raise ArtifactError(f"{path}: format {found!r} cannot be read, wanted {FORMAT!r}")
         try:
-            return cls(**values)
+            manifest = cls(**values)
         except TypeError as error:
             raise ArtifactError(f"{path} does not have the fields of {FORMAT}: {error}") from error
+        for name, kind in (("base_model", dict), ("edits", list), ("layers", list), ("export", dict)):
+            if not isinstance(getattr(manifest, name), kind):
+                raise ArtifactError(f"{path} is damaged: {name} is no {kind.__name__}")
+        return manifest
 
 
 def _parts(metadata: Any) -> list[Mapping[str, Any]]:

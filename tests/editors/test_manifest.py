@@ -61,6 +61,10 @@ def test_edit_of_unknown_origin_is_refused(metadata: dict[str, Any]) -> None:
         ("[]", "format None cannot be read"),
         ('{"format": "hyperedit-edit-manifest-9"}', "format 'hyperedit-edit-manifest-9' cannot be read"),
         ('{"format": "hyperedit-edit-manifest-1", "colour": 1}', "does not have the fields"),
+        (
+            '{"format": "hyperedit-edit-manifest-1", "base_model": 1, "base_weights": "", "edits": [], "layers": []}',
+            "base_model is no dict",
+        ),
     ],
 )
 def test_damaged_manifest_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
