@@ -15,12 +15,13 @@ try:
     from lightning import LightningDataModule, Trainer
     from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
     from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from callbacks.checkpoint_io import AtomicCheckpointIO
     from callbacks.export import export_artifact
     from callbacks.provenance import run_facts
     from callbacks.results import stage_metrics
+    from callbacks.run_config import RunConfig
     from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
     from callbacks.switched_off import without_switched_off
     from configs.errors import ShortErrorParser, missing_package, own_error
@@ -190,7 +191,7 @@ def main(arguments: list[str] | None = None) -> EditorCLI:
             Editor,
             EditDataModule,
             trainer_class=EditTrainer,
-            save_config_callback=SaveConfigCallback,
+            save_config_callback=RunConfig,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
