@@ -93,11 +93,11 @@ def find_pool_leaks(pool: Sequence[Probe], splits: Mapping[str, Sequence[EditRec
         pool: the pool's questions.
         splits: records of the held-out splits ("val", "test").
     """
-    questions: dict[str, str] = {}
+    questions: dict[str, Probe] = {}
     for probe in pool:
-        questions.setdefault(_fold_question(probe.prompt), probe.prompt)
+        questions.setdefault(_fold_question(probe.prompt), probe)
     return [
-        Leak(kind, questions[key], ("locality pool", name), ("", source))
+        Leak(kind, questions[key].prompt, ("locality pool", name), (questions[key].source, source))
         for name, records in splits.items()
         for kind, texts in _POOL_TEXTS.items()
         for key, (_, source) in _index(records, texts, _fold_question).items()

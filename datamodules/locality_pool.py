@@ -28,4 +28,4 @@ def read_locality_pool(path: Path | str, *, skip_invalid: bool = False) -> list[
 
 
 def _parse(row: Row) -> Probe:
-    return Probe(_QUESTION.format(row.text("question")), row.texts("answer")[0])
+    return Probe(_QUESTION.format(row.text("question")), row.texts("answer")[0], source=row.source)

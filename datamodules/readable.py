@@ -32,7 +32,7 @@ def readable_data(
     """
     # A record may be in a split more than once, to give it weight; it is one row all the same.
     rows = {id(r): (r.source or split, _pairs(r, split)) for split, records in splits.items() for r in records}
-    rows |= {id(probe): ("locality pool", [(probe.prompt, probe.answer)]) for probe in pool}
+    rows |= {id(probe): (probe.source or "locality pool", [(probe.prompt, probe.answer)]) for probe in pool}
     found = _faults({pair for _, pairs in rows.values() for pair in pairs}, faults_of)
     broken = {
         key: f"{place}: {next(found[pair] for pair in pairs if pair in found)}"

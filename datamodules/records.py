@@ -24,6 +24,7 @@ class Probe:
         prompt: the question.
         answer: its answer.
         kind: a name for probes that are scored apart ("Relation_Specificity"); empty for the data set's own.
+        source: file and row of a probe that belongs to no record, for error messages; no part of what it says.
 
     Raises:
         DataError: `prompt` or `answer` is not a string, or is blank.
@@ -32,6 +33,7 @@ class Probe:
     prompt: str
     answer: str
     kind: str = ""
+    source: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         as_text(self.prompt, "prompt")

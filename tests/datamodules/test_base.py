@@ -161,7 +161,7 @@ def test_texts_that_are_too_long_are_reported_at_once_when_the_data_are_read(
         overlong(tiny_world, tmp_path)
     said = str(error.value)
     places = ["train.json row 1: prompt 'very", "train: prompt 'Who?'", "val.json row 1", "test.json row 1"]
-    assert [said.count(place) for place in [*places, "locality pool: prompt 'nq question"]] == [1] * 5
+    assert [said.count(place) for place in [*places, "pool.json row 1: prompt 'nq question"]] == [1] * 5
     assert said.count("tokens, but data.max_length is 40") == 5
     assert "raise data.max_length" in said
     assert "skip_invalid: true" in said
@@ -200,7 +200,7 @@ def test_pool_questions_of_the_test_split_are_leaks(tiny_world: TinyWorld, tmp_p
     questions = ["who founded Town2", "who founded Town9"]
     (tmp_path / "pool.json").write_text(json.dumps([{"question": q, "answer": ["x"]} for q in questions]))
     settings = {"path": str(tmp_path), "train": [1], "test": [2], "locality_pool": ["pool.json"]}
-    with pytest.raises(DataError, match="locality pool and test share 1 edit prompt"):
+    with pytest.raises(DataError, match=r"(?s)locality pool and test share 1 edit prompt.*\(pool\.json row 0\)"):
         given(tiny_world, **settings)
     assert [probe.prompt for probe in given(tiny_world, **settings, on_leak="drop")._pool] == [
         "nq question: who founded Town9"

@@ -54,7 +54,10 @@ def test_broken_question_edits_are_reported(tmp_path: Path) -> None:
 
 def test_pool_questions_look_like_zsre_locality(tmp_path: Path) -> None:
     file = _write(tmp_path, {"question": "who sang he ain't heavy", "answer": ["The Hollies", "Neil Diamond"]})
-    assert read_locality_pool(file) == [Probe("nq question: who sang he ain't heavy", "The Hollies")]
+    (probe,) = read_locality_pool(file)
+    assert probe == Probe("nq question: who sang he ain't heavy", "The Hollies")
+    assert probe.source == "rows.json row 0"
+    assert "row 0" not in repr(probe), "the hash of the data would depend on the file's name"
 
 
 def test_a_pool_question_without_answer_is_broken(tmp_path: Path) -> None:
