@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from editors.errors import BaseModelError
+from editors.hashing import raw_bytes
 
 _PACKAGE_PREFIX = "package:"
 
@@ -149,7 +150,7 @@ def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
         if dtype is not None and values.is_floating_point():
             values = values.to(dtype)
         digest.update(name.encode())
-        digest.update(values.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+        digest.update(raw_bytes(values))
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editors.errors import ArtifactError, EditorError
 from editors.files import save_tensors
+from editors.hashing import tensor_hash
 from editors.sites import is_linear, linear_widths
 
 _FORMAT = "hyperedit-low-rank-edit-1"
@@ -157,7 +158,7 @@ class LowRankEdit:
             merged.original[site] = weight.detach().clone()
             new = weight.float() + (delta if isinstance(layer, Conv1D) else delta.mT)
             weight.copy_(new.to(weight.dtype))
-            merged.result[site] = weight.detach().clone()
+            merged.result_hash[site] = tensor_hash(weight)
         return merged
 
     def save(self, path: str | Path) -> None:
@@ -215,10 +216,15 @@ def _updates_from(tensors: Mapping[str, Tensor]) -> dict[str, SiteUpdate]:
 
 @dataclass
 class MergedEdit:
-    """Weights before and after a merge, by site."""
+    """What a merge needs to be undone, by site.
+
+    Args:
+        original: the weights before the merge.
+        result_hash: hashes of the weights after it; a second copy of every weight would tell no more.
+    """
 
     original: dict[str, Tensor]
-    result: dict[str, Tensor]
+    result_hash: dict[str, bytes]
 
     @torch.no_grad()
     def undo(self, model: nn.Module) -> None:
@@ -228,7 +234,7 @@ class MergedEdit:
             EditorError: a weight was changed since (by a later merge, say): undo that one first.
         """
         weights: Mapping[str, nn.Parameter] = {s: model.get_submodule(s).get_parameter("weight") for s in self.original}
-        changed = [site for site, weight in weights.items() if not torch.equal(weight, self.result[site])]
+        changed = [site for site, weight in weights.items() if tensor_hash(weight) != self.result_hash[site]]
         if changed:
             raise EditorError(f"{changed[0]}.weight was changed after this merge; undo later merges first")
         for site, weight in weights.items():

@@ -143,6 +143,14 @@ def test_merge_equals_the_applied_edit_and_undo_is_bit_identical(lm: FrozenLM) -
     assert weights_hash(lm.model) == before
 
 
+def test_a_merge_keeps_one_copy_of_each_weight(llama: FrozenLM) -> None:
+    merged = random_edit(llama.site_widths()).merge(llama.model)
+    kept = [value for field in vars(merged).values() for value in field.values()]
+    copies = [value for value in kept if isinstance(value, torch.Tensor)]
+    assert len(copies) == len(llama.sites)
+    assert sum(len(value) for value in kept if isinstance(value, bytes)) == 32 * len(llama.sites)
+
+
 def test_merge_changes_the_weights_of_its_sites_only(lm: FrozenLM) -> None:
     site = lm.sites[0]
     edit = random_edit({site: lm.site_widths()[site]})
