@@ -1,8 +1,7 @@
-"""Result tables for the documentation, made from a run's `results/test_metrics.json`.
+"""Result tables for the documentation, made from a run's `results/metrics.json`.
 
     python -m benchmarks.results_table RUN                          print the table
     python -m benchmarks.results_table RUN --into FILE --block zsre replace a block of a Markdown file
-    python -m benchmarks.results_table RUN --stage val              the same of `results/val_metrics.json`
 
 A block stands between `<!-- results:NAME -->` and `<!-- /results -->`.
 """
@@ -20,16 +19,15 @@ from editors.errors import EditorError
 from editors.files import save_text
 
 
-def read_results(run: Path, stage: str = "test") -> dict[str, Any]:
-    """The results of a run's stage, "test" or "val".
+def read_results(run: Path) -> dict[str, Any]:
+    """The results of a run.
 
     Raises:
         EditorError: the run has none.
     """
-    path = run / "results" / f"{stage}_metrics.json"
+    path = run / "results" / "metrics.json"
     if not path.is_file():
-        verb = {"test": "test", "val": "validate"}[stage]
-        raise EditorError(f"{path} is missing; run `python train.py {verb}` with the run's configuration first")
+        raise EditorError(f"{path} is missing; name the folder of a finished fit, validate or test run")
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return results
 
@@ -76,12 +74,11 @@ def replace_block(text: str, block: str, content: str) -> str:
 def main() -> None:
     """Print the table, or write it into a document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run folder of a finished `train.py test`")
-    parser.add_argument("--stage", choices=("test", "val"), default="test", help="whose results (default: test)")
+    parser.add_argument("run", type=Path, help="folder of a finished fit, validate or test run")
     parser.add_argument("--into", type=Path, help="Markdown file to update")
     parser.add_argument("--block", help="name of the block in that file")
     options = parser.parse_args()
-    table = results_table(read_results(options.run, options.stage))
+    table = results_table(read_results(options.run))
     if options.into:
         save_text(replace_block(options.into.read_text(encoding="utf-8"), options.block, table), options.into)
     else:

@@ -48,11 +48,12 @@ class ExampleTable(Callback):
             return
         records = data.records.get(split, [])
         chosen = [records[i * len(records) // self.count] for i in range(min(self.count, len(records)))]
-        if not chosen or trainer.world_size > 1:
-            return
+        # On every process, though one shows them: where the base model is sharded, all must run the same passes.
         rows = [row for record in chosen for row in example_rows(editor, record)]
+        if not rows or not trainer.is_global_zero:
+            return
         Console().print(_table(rows, f"{split} examples: answers before and after a single edit"))
-        save_json(rows, Path(trainer.default_root_dir) / "results" / f"{split}_examples.json")
+        save_json(rows, Path(trainer.default_root_dir) / "results" / "examples.json")
 
 
 def example_rows(editor: Editor, record: EditRecord) -> list[dict[str, str]]:

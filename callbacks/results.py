@@ -17,10 +17,10 @@ _TABLE_ROWS = ("reliability", "generality", "locality", "portability")
 
 
 class ResultsFile(Callback):
-    """Writes `results/STAGE_metrics.json` in the run's folder and shows the metrics as a table.
+    """Writes `results/metrics.json` in the run's folder and shows the metrics as a table.
 
-    The file holds every metric with its protocol in the name, and the facts needed to check it: base model and hash of
-    its weights, data hashes, seed, versions, command.
+    The file holds every metric with its protocol in the name, and the facts needed to check it: split, base model and
+    hash of its weights, data hashes, seed, versions, command. Each validation of a training replaces it.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,8 +37,8 @@ class ResultsFile(Callback):
         metrics = stage_metrics(trainer, stage)
         if not metrics or not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / "results" / f"{stage}_metrics.json"
-        save_json({"metrics": metrics, **run_facts(trainer, editor)}, path)
+        path = Path(trainer.default_root_dir) / "results" / "metrics.json"
+        save_json({"metrics": metrics, "split": stage, **run_facts(trainer, editor)}, path)
         console = Console()
         console.print(metrics_table(metrics, f"{stage} metrics at step {trained_steps(trainer, editor)}"))
         if stage == "test":

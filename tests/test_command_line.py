@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.watchdog import Watchdog
 from configs.errors import ConfigurationError, short_message
-from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, as_from_a_shell, row, run
+from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, as_from_a_shell, row, run, run_process
 from train import command_line, main
 
 ROOT = Path(__file__).parents[1]
@@ -188,21 +188,12 @@ def test_mistake_ends_in_a_short_message(
     assert len(message) < SHORT, message
     assert "Traceback" not in said
     assert "usage:" not in said
-    assert not list(tmp_path.rglob("metrics.csv"))
-    assert [folder for folder in (tmp_path / "runs").glob("*") if not any(map(Path.is_file, folder.rglob("*")))] == []
+    assert list((tmp_path / "runs").glob("*")) == []
 
 
 @pytest.mark.slow
 def test_mistake_in_a_process_of_its_own(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    arguments = failed(tiny_world, tmp_path, ["--model.mend.rnk=1"], nothing)
-    done = subprocess.run(
-        [sys.executable, "train.py", *arguments],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != RUN_FOLDER_VARIABLE},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_process(failed(tiny_world, tmp_path, ["--model.mend.rnk=1"], nothing))
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: model (editors.mend.module.MEND): ")

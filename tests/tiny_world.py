@@ -6,6 +6,9 @@ Subjects, prompts and locality questions of the splits are disjoint, so that not
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,6 +220,19 @@ def as_from_a_shell() -> Iterator[None]:
             patch.delenv(variable)
         patch.setattr("sys.argv", ["train.py"])
         yield
+
+
+def run_process(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own; it may fail."""
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=Path(__file__).parents[1],
+        env={name: value for name, value in os.environ.items() if name != RUN_FOLDER_VARIABLE},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
 
 
 def run(arguments: Sequence[str]) -> EditorCLI:

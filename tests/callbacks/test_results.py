@@ -19,6 +19,7 @@ from callbacks.export import ExportArtifact
 from callbacks.plots import ResultPlot
 from callbacks.provenance import run_facts
 from callbacks.results import ResultsFile, metrics_table, stage_metrics
+from datamodules.base import EditDataModule
 from datamodules.records import EditRecord, Probe
 from editors.base_model import BaseModelConfig
 from editors.mend.module import MEND
@@ -85,10 +86,10 @@ def test_table_has_promises_in_order_with_values_before_and_after() -> None:
 
 def test_results_file_has_metrics_and_facts(tmp_path: Path, editor: MEND) -> None:
     ResultsFile().on_validation_end(trainer(tmp_path), editor)
-    results = json.loads((tmp_path / "results" / "val_metrics.json").read_text())
+    results = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert results["metrics"] == pytest.approx(METRICS)
     assert (results["step"], results["precision"], results["processes"]) == (7, "32-true", 1)
-    assert results["checkpoint"] is None
+    assert (results["checkpoint"], results["split"]) == (None, "val")
 
 
 @pytest.mark.parametrize("attributes", [{"sanity_checking": True}, {"is_global_zero": False}, {"callback_metrics": {}}])
@@ -144,6 +145,17 @@ def test_example_table_shows_what_looks_like_markup() -> None:
     row = {"edit": "[/INST] → [x]", "kind": "edit", "question": "[/b]?", "before": "[/INST]", "after": "[red]"}
     text = shown(_table([row], "title"))
     assert all(part in text for part in ("[/INST] → [x]", "[/b]?", "[red]"))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_of_several_processes_shows_the_examples(
+    tmp_path: Path, editor: MEND, tiny_world: TinyWorld, first: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = EditDataModule(BaseModelConfig(str(tiny_world.model)), [], [], [])
+    data.records = {"val": [RECORD]}
+    ExampleTable().on_fit_end(trainer(tmp_path, datamodule=data, world_size=2, is_global_zero=first), editor)
+    assert ("Who founded Dor?" in capsys.readouterr().out) == first
+    assert (tmp_path / "results" / "examples.json").exists() == first
 
 
 def test_example_table_needs_records(tmp_path: Path, editor: MEND) -> None:

@@ -88,8 +88,8 @@ def test_every_run_has_a_folder_of_its_own(life: Life) -> None:
         "config.yaml",
         "metrics.csv",
         "plots/training.png",
-        "results/val_examples.json",
-        "results/val_metrics.json",
+        "results/examples.json",
+        "results/metrics.json",
     ],
 )
 def test_training_leaves_its_files(life: Life, name: str) -> None:
@@ -97,7 +97,7 @@ def test_training_leaves_its_files(life: Life, name: str) -> None:
         assert (folder / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize("name", ["plots/test.png", "results/test_examples.json", "results/test_metrics.json"])
+@pytest.mark.parametrize("name", ["plots/test.png", "results/examples.json", "results/metrics.json"])
 def test_testing_leaves_its_files(life: Life, name: str) -> None:
     assert (life.folders()[3] / name).stat().st_size > 0
 
@@ -126,9 +126,10 @@ def test_saved_configuration_is_what_ran(life: Life) -> None:
     assert "base_model" not in config["data"]["init_args"]  # linked: it is the editor's
 
 
-@pytest.mark.parametrize(("folder", "stage"), [(0, "val"), (1, "val"), (2, "val"), (3, "test")])
-def test_results_carry_the_facts_that_make_them_checkable(life: Life, folder: int, stage: str) -> None:
-    results = read_json(life.folders()[folder] / "results" / f"{stage}_metrics.json")
+@pytest.mark.parametrize(("folder", "split"), [(0, "val"), (1, "val"), (2, "val"), (3, "test")])
+def test_results_carry_the_facts_that_make_them_checkable(life: Life, folder: int, split: str) -> None:
+    results = read_json(life.folders()[folder] / "results" / "metrics.json")
+    assert results["split"] == split
     assert results["base_model"] == life.editor.base_model.name
     assert results["base_weights"] == weights_hash(life.editor.frozen.model, torch.bfloat16)
     assert {split: len(digest) for split, digest in results["data"].items()} == dict.fromkeys(COUNTS, 64)
@@ -154,16 +155,16 @@ def test_export_looks_at_its_folder_before_it_validates(life: Life, tiny_world: 
     last = life.folders()[1] / "checkpoints" / "last.ckpt"
     with pytest.raises(EditorError, match="exists already"):
         tiny_world.run("export", tmp_path / "runs", f"--ckpt_path={last}", f"--output={life.artifact}")
-    assert not list((tmp_path / "runs").rglob("val_metrics.json"))
+    assert not list((tmp_path / "runs").rglob("metrics.json"))
 
 
 def test_validation_of_a_checkpoint_repeats_the_numbers_of_training(life: Life) -> None:
-    trained, validated = (read_json(life.folders()[i] / "results/val_metrics.json")["metrics"] for i in (1, 2))
+    trained, validated = (read_json(life.folders()[i] / "results/metrics.json")["metrics"] for i in (1, 2))
     assert validated == pytest.approx(trained, abs=1e-6)
 
 
 def test_generated_answers_are_scored_in_test(life: Life) -> None:
-    names = read_json(life.folders()[3] / "results/test_metrics.json")["metrics"]
+    names = read_json(life.folders()[3] / "results/metrics.json")["metrics"]
     assert {"reliability/generated/exact_match", "before/reliability/generated/exact_match"} <= names.keys()
 
 
@@ -252,14 +253,14 @@ def test_exported_editor_gives_the_same_logits(life: Life, place: str) -> None:
 
 def test_exported_card_has_the_metrics(life: Life) -> None:
     metrics = read_json(life.artifact / "config.json")["results"]["metrics"]
-    validated = read_json(life.folders()[2] / "results/val_metrics.json")["metrics"]
+    validated = read_json(life.folders()[2] / "results/metrics.json")["metrics"]
     assert metrics == pytest.approx(validated, abs=1e-6)
     assert f"| loss/total | {metrics['loss/total']:.4f} |" in (life.artifact / "README.md").read_text()
 
 
 def test_artifact_of_training_has_the_metrics_of_its_last_step(life: Life) -> None:
     results = read_json(life.folders()[1] / "artifact/config.json")["results"]
-    assert results["metrics"] == read_json(life.folders()[1] / "results/val_metrics.json")["metrics"]
+    assert results["metrics"] == read_json(life.folders()[1] / "results/metrics.json")["metrics"]
     assert results["step"] == STEPS
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +15,11 @@ import yaml
 from callbacks.checkpoint_io import CheckpointWriteError
 from editors.errors import DataError
 from tests.lifecycle.crashes import Crash, disk_with_room
-from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, run
+from tests.tiny_world import TinyWorld, run, run_process
 from train import EditorCLI
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 BATCHES = 6  # of an epoch: 24 records, 4 to a batch
 
 
@@ -142,15 +138,7 @@ def test_resuming_after_a_kill_is_exact(tiny_world: TinyWorld, tmp_path: Path) -
     case = CASES["steps"]
     root = tmp_path / "runs"
     kill = {"class_path": "tests.lifecycle.crashes.KillAtBatch", "init_args": {"batch": 11}}
-    killed = subprocess.run(
-        [sys.executable, "train.py", "fit", f"--config={case.config(tiny_world, root, kill)}"],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != RUN_FOLDER_VARIABLE},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    killed = run_process(["fit", f"--config={case.config(tiny_world, root, kill)}"])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run(["fit", f"--config={case.config(tiny_world, root)}", "--ckpt_path=last"])
     whole = run(["fit", f"--config={case.config(tiny_world, tmp_path / 'whole')}"])
