@@ -117,19 +117,22 @@ class MENDNetwork(nn.Module):
     Args:
         site_widths: `(d_in, d_out)` of every edit site, in order.
         config: shape of the hypernetwork.
+
+    Attributes:
+        groups: for each transform the sites that share it, in the order of their scales and shifts.
     """
 
     def __init__(self, site_widths: Mapping[str, tuple[int, int]], config: MENDConfig) -> None:
         super().__init__()
         self.config = config
         self.sites = list(site_widths)
-        self._groups: dict[str, list[str]] = {}
+        self.groups: dict[str, list[str]] = {}
         for site, (d_in, d_out) in site_widths.items():
             # A module name may not hold a dot.
             key = f"{d_in}x{d_out}" if config.shared else site.replace(".", "#")
-            self._groups.setdefault(key, []).append(site)
+            self.groups.setdefault(key, []).append(site)
         self.transforms = nn.ModuleDict(
-            {key: FactorTransform(*site_widths[sites[0]], len(sites), config) for key, sites in self._groups.items()}
+            {key: FactorTransform(*site_widths[sites[0]], len(sites), config) for key, sites in self.groups.items()}
         )
         self.edit_rates = nn.Parameter(torch.full((len(self.sites),), config.edit_rate))
 
@@ -138,7 +141,7 @@ class MENDNetwork(nn.Module):
         factors, episode = signal.factors, signal.tokens.episode
         updates: dict[str, SiteUpdate] = {}
         with torch.autocast(episode.device.type, enabled=False):
-            for key, sites in self._groups.items():
+            for key, sites in self.groups.items():
                 rows = [_gradient_rows(factors[site], episode) for site in sites]
                 counts = [len(row_episode) for _, _, row_episode in rows]
                 index = torch.arange(len(sites), device=episode.device).repeat_interleave(

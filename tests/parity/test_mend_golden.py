@@ -137,9 +137,9 @@ def edit_name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def captured(case: Case, tokens: TokenBatch) -> EditSignal:
+def captured(lm: FrozenLM, tokens: TokenBatch) -> EditSignal:
     """The signal with the factors of EasyEdit's edit loss: each text's share of all tokens times its own."""
-    signal = case.lm.capture(tokens, ONE_EPISODE)
+    signal = lm.capture(tokens, ONE_EPISODE)
     share = torch.bincount(tokens.rows, minlength=tokens.num_texts) / len(tokens.rows)
     factors = {site: Factors(f.u, f.delta * share.view(-1, 1, 1)) for site, f in signal.factors.items()}
     return replace(signal, factors=factors)
@@ -148,7 +148,7 @@ def captured(case: Case, tokens: TokenBatch) -> EditSignal:
 def apply_archive(case: Case, name: str) -> tuple[dict[str, Factors], Tensor, LowRankEdit]:
     """Factors, edit loss and edit of a recorded request."""
     tokens = answers(case.tensors(name))
-    signal = captured(case, tokens)
+    signal = captured(case.lm, tokens)
     with torch.no_grad():
         loss = answer_nll(case.lm.logits(tokens), tokens.targets).mean().view(1)
         return signal.factors, loss, case.network(signal)
@@ -242,7 +242,7 @@ def test_running_moments_after_each_batch(gpt2: Case) -> None:
     for batch in BATCHES:
         recorded = gpt2.tensors(batch)
         tokens = answers(recorded, "edit/")
-        edit = gpt2.network(captured(gpt2, tokens))
+        edit = gpt2.network(captured(gpt2.lm, tokens))
         for call in recorded_calls(gpt2, batch):
             assert edit.updates[call["parameter"].removesuffix(".weight")].u.shape[1] == call["rows"]
         for key in ("(80, 20)", "(20, 80)"):
@@ -251,7 +251,7 @@ def test_running_moments_after_each_batch(gpt2: Case) -> None:
 
 def captured_rows(case: Case, tokens: TokenBatch, site: str) -> tuple[Tensor, Tensor]:
     """Input and gradient of the rows at one site where neither is zero."""
-    factors = captured(case, tokens).factors[site]
+    factors = captured(case.lm, tokens).factors[site]
     kept = factors.u.any(dim=-1) & factors.delta.any(dim=-1)
     return factors.u[kept], factors.delta[kept]
 

@@ -24,37 +24,13 @@ from editors.edits import LowRankEdit
 from editors.errors import ArtifactError, EditorError
 from editors.export.artifact import LoadedEditor, load_editor
 from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
 from editors.requests import EditRequest
 from editors.tokens import collate_texts, encode_answers
+from tests.editors.conftest import METRICS, REQUESTS
 from tests.tiny_models import tiny_model
-from tests.tiny_world import TinyWorld, row, write_model
+from tests.tiny_world import TinyWorld, write_model
 
 ROOT = Path(__file__).parents[3]
-METRICS = {"reliability/teacher_forced/token_accuracy": 0.875, "locality/teacher_forced/token_agreement": 0.5}
-REQUESTS = [EditRequest(row(n)["src"], row(n)["alt"]) for n in range(4)]
-
-
-@pytest.fixture(scope="module")
-def editor(tiny_world: TinyWorld) -> MEND:
-    """An editor that has seen some rows and whose every parameter matters; nothing may change it."""
-    torch.manual_seed(0)
-    base = BaseModelConfig(str(tiny_world.model), dtype="float32", num_blocks=2)
-    editor = MEND(base, MENDConfig(rank=8, edit_rate=0.05))
-    editor.configure_model()
-    for parameter in editor.network.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    tokens = collate_texts(encode_answers(editor.tokenizer, [(r.prompt, r.target) for r in REQUESTS]), [0, 1, 2, 3], 2)
-    editor.compute_edit(tokens, 4, None)
-    return editor.eval()
-
-
-@pytest.fixture(scope="module")
-def artifact(editor: MEND, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exported editor; tests that damage it take a copy."""
-    return export_artifact(
-        editor, tmp_path_factory.mktemp("artifact") / "editor", {"metrics": METRICS, "seed": "7", "step": 40}
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,179 @@
+"""EasyEdit's settings of MEND: the YAML file that its loader wants beside an archive (fields of commit 14cea82)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from editors.errors import ArtifactError
+from editors.mend.network import MENDConfig
+
+# EasyEdit tells model families apart by these parts of the model's name, and knows no others.
+FAMILIES = ("t5", "gpt", "llama", "baichuan", "chatglm", "internlm", "qwen", "mistral")
+# Fields that its loader demands and that do not matter when an archive is applied: EasyEdit's own values.
+_DEMANDED: dict[str, Any] = {
+    "lr": 1e-6,
+    "lr_lr": 1e-4,
+    "lr_scale": 1.0,
+    "seed": 42,
+    "debug": False,
+    "cedit": 0.1,
+    "cloc": 1.0,
+    "cbase": 1.0,
+    "dropout": 0.0,
+    "train_base": False,
+    "no_grad_layers": None,
+    "hidden_dim": None,
+    "act": "relu",
+    "results_dir": "./results",
+    "model_save_pt": 5000,
+    "silent": False,
+    "log_interval": 1000,
+    "eval_log_interval": 1000,
+    "final_eval": True,
+    "val_interval": 1000,
+    "early_stop_patience": 20000,
+    "early_stop_key": "loss/total_edit_val",
+    "eval_only": True,
+    "half": False,
+    "save": False,
+    "verbose": True,
+    "val_batch_size": 5,
+    "accumulate_bs": 10,
+    "val_steps": 500,
+    "opt": "Adam",
+    "grad_clip": 100.0,
+    "batch_size": 1,
+    "max_length": 40,
+    "max_iters": 100000,
+    "model_parallel": False,
+}
+_SWITCHES: dict[str, dict[str, bool]] = {
+    "combined": {"combine": True},
+    "separate": {},
+    "one_sided": {"one_sided": True},
+    "u_only": {"x_only": True},
+    "delta_only": {"delta_only": True},
+}
+_ALL_SWITCHES = ("combine", "one_sided", "x_only", "delta_only")
+_OTHER_METHODS = {
+    "SERAC": "archives of SERAC cannot be read yet, only those of MEND",
+    "KE": "EasyEdit has had no KE since August 2023, and its archives from before cannot be read",
+    "MALMEN": "archives of MALMEN cannot be read, only those of MEND",
+}
+
+
+@dataclass(frozen=True)
+class EasyEditSettings:
+    """What matters of EasyEdit's settings.
+
+    Args:
+        model_name: the base model, as EasyEdit names it.
+        sites: the edited layers, in order (`inner_params` without ".weight").
+        mend: shape of the hypernetwork.
+    """
+
+    model_name: str
+    sites: list[str]
+    mend: MENDConfig
+
+
+def hparams_text(settings: EasyEditSettings, archive: str, architecture: str, device: str | int) -> str:
+    """The YAML text for applying an archive.
+
+    Args:
+        settings: what matters.
+        archive: path of the archive.
+        architecture: class of the base model; EasyEdit chooses by it where labels are.
+        device: number of a GPU, or "cpu".
+    """
+    mend = settings.mend
+    # A name with "gpt" in it is what EasyEdit takes for a byte-level tokenizer that wants a space before a target.
+    tokenizer = "GPT2Tokenizer" if "gpt" in settings.model_name.lower() else "AutoTokenizer"
+    values = {
+        "alg_name": "MEND",
+        "archive": archive,
+        "device": device,
+        "model_name": settings.model_name,
+        "model_class": architecture,
+        "tokenizer_class": tokenizer,
+        "tokenizer_name": settings.model_name,
+        "inner_params": [f"{site}.weight" for site in settings.sites],
+        **{switch: _SWITCHES[mend.mode].get(switch, False) for switch in _ALL_SWITCHES},
+        "shared": mend.shared,
+        "norm": mend.normalise,
+        "rank": mend.rank,
+        "n_hidden": mend.num_blocks - 1,
+        "init": "id",
+        "mlp_class": "IDMLP",
+        "edit_lr": mend.edit_rate,
+        **_DEMANDED,
+    }
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def read_hparams(path: str | Path) -> EasyEditSettings:
+    """Read EasyEdit's settings for training or for applying MEND.
+
+    Raises:
+        ArtifactError: the file cannot be read, is for another method, lacks a field, or asks for what hyperedit's MEND
+            does not have.
+    """
+    values = _read_yaml(Path(path))
+    method = str(values.get("alg_name", values.get("alg"))).upper()
+    if method != "MEND":
+        raise ArtifactError(f"{path}: {_OTHER_METHODS.get(method, f'method {method!r} is unknown; wanted is MEND')}")
+    for name, wanted in (("init", "id"), ("mlp_class", "IDMLP")):
+        if values.get(name, wanted) != wanted:
+            raise ArtifactError(f"{path}: {name} {values[name]!r} cannot be read, wanted {wanted!r}")
+    try:
+        mend = MENDConfig(
+            rank=_whole(values, "rank"),
+            num_blocks=_whole(values, "n_hidden") + 1,
+            mode=_mode(values),  # type: ignore[arg-type]
+            shared=_flag(values, "shared"),
+            normalise=_flag(values, "norm"),
+            edit_rate=float(values["edit_lr"]),
+        )
+        names = values["inner_params"]
+        if not isinstance(names, list) or not names or not all(str(name).endswith(".weight") for name in names):
+            raise ValueError(f"inner_params must be names of weights, got {names!r:.200}")
+        return EasyEditSettings(str(values["model_name"]), [name.removesuffix(".weight") for name in names], mend)
+    except KeyError as error:
+        raise ArtifactError(f"{path}: field {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ArtifactError(f"{path} cannot be read as EasyEdit's settings: {str(error)[:300]}") from error
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{path} holds no settings of EasyEdit")
+    return values
+
+
+def _mode(values: dict[str, Any]) -> str:
+    """Our name for a combination of EasyEdit's switches."""
+    chosen = {switch: True for switch in _ALL_SWITCHES if _flag(values, switch)}
+    for mode, switches in _SWITCHES.items():
+        if chosen == switches:
+            return mode
+    raise ValueError(f"{' and '.join(chosen)} exclude each other")
+
+
+def _flag(values: dict[str, Any], name: str) -> bool:
+    if not isinstance(values[name], bool):
+        raise TypeError(f"{name} must be true or false, got {values[name]!r:.200}")
+    return bool(values[name])
+
+
+def _whole(values: dict[str, Any], name: str) -> int:
+    if not isinstance(values[name], int) or isinstance(values[name], bool) or not 0 <= values[name] <= 10**6:
+        raise TypeError(f"{name} must be a whole number, got {values[name]!r:.200}")
+    return int(values[name])

@@ -1,0 +1,48 @@
+"""A trained editor and its artifact, shared by the tests of exports and of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.export import export_artifact
+from editors.base_model import BaseModelConfig
+from editors.mend.module import MEND
+from editors.mend.network import MENDConfig
+from editors.requests import EditRequest
+from editors.tokens import collate_texts, encode_answers
+from tests.tiny_world import TinyWorld, row
+
+METRICS = {"reliability/teacher_forced/token_accuracy": 0.875, "locality/teacher_forced/token_agreement": 0.5}
+REQUESTS = [EditRequest(row(n)["src"], row(n)["alt"]) for n in range(4)]
+
+
+@pytest.fixture(scope="session")
+def editor(tiny_world: TinyWorld) -> MEND:
+    """An editor that has seen some rows and whose every parameter matters; nothing may change it."""
+    return trained(MEND(BaseModelConfig(str(tiny_world.model), dtype="float32", num_blocks=2), TINY))
+
+
+TINY = MENDConfig(rank=8, edit_rate=0.05)
+
+
+def trained(editor: MEND) -> MEND:
+    """`editor` as if it were trained: every parameter moved, statistics of some rows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        editor.configure_model()
+        for parameter in editor.network.parameters():
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    pairs = [(request.prompt, request.target) for request in REQUESTS]
+    editor.compute_edit(collate_texts(encode_answers(editor.tokenizer, pairs), [0, 1, 2, 3], 2), 4, None)
+    return editor.eval()
+
+
+@pytest.fixture(scope="session")
+def artifact(editor: MEND, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported editor; tests that damage it take a copy."""
+    return export_artifact(
+        editor, tmp_path_factory.mktemp("artifact") / "editor", {"metrics": METRICS, "seed": "7", "step": 40}
+    )
