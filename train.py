@@ -135,11 +135,13 @@ class EditorCLI(LightningCLI):
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin from the configuration stays
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        if self.config[self.subcommand].trainer.fast_dev_run:
-            # Lightning (2.6) writes `last.ckpt` even so, and `--ckpt_path last` would take it for the newest run's.
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ModelCheckpoint):
-                    callback.save_last = False
+        trial = bool(self.config[self.subcommand].trainer.fast_dev_run)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                # Where `--ckpt_path last` looks. Lightning's default is a folder of the first logger, whatever that is.
+                callback.dirpath = callback.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
+                # Lightning (2.6) writes `last.ckpt` of a trial run too; it would be taken for the newest run's.
+                callback.save_last = callback.save_last and not trial
         return trainer
 
 

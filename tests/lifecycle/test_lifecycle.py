@@ -323,6 +323,18 @@ def test_fast_dev_run_trains_one_batch_and_leaves_the_other_runs_alone(tiny_worl
     assert logged_steps(Path(resumed.trainer.default_root_dir)) == [2]
 
 
+def test_no_logger_decides_where_the_run_keeps_its_files(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    root, short = tmp_path / "runs", "--trainer.limit_val_batches=1"
+    board = ("--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger", "--trainer.logger.save_dir=.")
+    first = tiny_world.run("fit", root, *board, "--trainer.max_steps=2", "--trainer.val_check_interval=2", short)
+    folder = Path(first.trainer.default_root_dir)
+    assert list(folder.rglob("events*"))
+    assert list(folder.rglob("config.yaml"))[-1] == folder / "config.yaml"
+    assert list(folder.rglob("last.ckpt")) == [folder / "checkpoints" / "last.ckpt"]
+    resumed = tiny_world.run("fit", root, *board, "--ckpt_path=last", "--trainer.max_steps=3", short)
+    assert resumed.trainer.global_step == 3
+
+
 def test_saved_configuration_runs_again_in_a_folder_of_its_own(life: Life) -> None:
     first = life.folders()[0]
     files = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
