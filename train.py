@@ -201,6 +201,9 @@ def main(arguments: list[str] | None = None) -> EditorCLI:
             parser_kwargs={"parser_mode": "omegaconf", "allow_abbrev": False},
             args=arguments,
         )
+    except BaseException:
+        forget_run_folder(failed=True)
+        raise
     finally:
         forget_run_folder()
 

@@ -26,6 +26,10 @@ class RunConfig(SaveConfigCallback):
         """Save the configuration, where there was no sanity check."""
         self._save(trainer)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the configuration of a resumed run that had no step left."""
+        self._save(trainer)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the configuration of a run that validates only."""
         self._save(trainer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +11,9 @@ from editors.errors import EditorError
 
 # Lightning starts the other processes of a run by calling the program again; they must agree on the folder.
 _SHARED = "HYPEREDIT_RUN_FOLDER"
+_CONFIG = "config.yaml"
+# Never remove a folder that another process, or somebody else, has made.
+_made_here: set[str] = set()
 
 
 def new_run_folder(root: str | Path) -> Path:
@@ -25,24 +28,21 @@ def new_run_folder(root: str | Path) -> Path:
         except FileExistsError:
             continue
         os.environ[_SHARED] = str(folder)
+        _made_here.add(str(folder))
         return folder
     raise EditorError(f"no new run folder can be made in {root}")
 
 
-def forget_run_folder() -> None:
-    """Let the next run of this process have a folder of its own; a folder without a file, of a failed start, goes."""
+def forget_run_folder(*, failed: bool = False) -> None:
+    """Let the next run of this process have a folder of its own.
+
+    Args:
+        failed: the run ended in an error. If it had not even started (its folder holds no configuration yet), the folder
+            goes, with what loggers have written into it.
+    """
     folder = os.environ.pop(_SHARED, None)
-    if folder is not None:
-        _remove_if_empty(Path(folder))
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Remove a folder in which there are folders at most."""
-    inside = sorted(folder.rglob("*"), reverse=True)
-    if all(path.is_dir() for path in inside):
-        for path in (*inside, folder):
-            with suppress(OSError):  # another process of the run has written into it, or was faster
-                path.rmdir()
+    if failed and folder is not None and folder in _made_here and not (Path(folder) / _CONFIG).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def runs_root(folder: str | Path) -> Path:
@@ -51,7 +51,7 @@ def runs_root(folder: str | Path) -> Path:
     The configuration saved with a run names that run's folder; used again, it must not write into it.
     """
     folder = Path(folder)
-    return folder.parent if (folder / "config.yaml").is_file() else folder
+    return folder.parent if (folder / _CONFIG).is_file() else folder
 
 
 def last_checkpoint(root: str | Path) -> Path:

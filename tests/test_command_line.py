@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.watchdog import Watchdog
 from configs.errors import ConfigurationError, short_message
+from editors.errors import SiteError
 from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, as_from_a_shell, row, run, run_process
 from train import command_line, main
 
@@ -188,6 +189,13 @@ def test_mistake_ends_in_a_short_message(
     assert len(message) < SHORT, message
     assert "Traceback" not in said
     assert "usage:" not in said
+    assert list((tmp_path / "runs").glob("*")) == []
+
+
+def test_a_logger_that_writes_at_once_leaves_no_folder_of_a_failed_start(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    board = ("--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger", "--trainer.logger.save_dir=.")
+    with pytest.raises(SiteError):
+        tiny_world.run("fit", tmp_path / "runs", *board, "--model.base_model.sites=[nothing]")
     assert list((tmp_path / "runs").glob("*")) == []
 
 

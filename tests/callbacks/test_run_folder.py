@@ -43,24 +43,36 @@ def test_forgetting_is_complete_and_may_be_repeated(tmp_path: Path) -> None:
         assert RUN_FOLDER_VARIABLE not in os.environ
 
 
-@pytest.mark.parametrize("inside", [None, "checkpoints", "a/b"])
-def test_folder_of_a_failed_start_is_removed(tmp_path: Path, inside: str | None) -> None:
+@pytest.mark.parametrize("file", [None, "lightning_logs/version_0/events", ".hidden"])
+def test_folder_of_a_failed_start_is_removed_with_what_loggers_wrote(tmp_path: Path, file: str | None) -> None:
     folder = new_run_folder(tmp_path)
-    if inside:
-        (folder / inside).mkdir(parents=True)
-    forget_run_folder()
+    if file:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    forget_run_folder(failed=True)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "a/b/empty", ".hidden"])
-def test_folder_with_a_file_stays_as_it_is(tmp_path: Path, file: str) -> None:
+def test_folder_of_a_run_that_started_stays_as_it_is(tmp_path: Path) -> None:
     folder = new_run_folder(tmp_path)
     (folder / "checkpoints").mkdir()
-    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-    (folder / file).touch()
-    forget_run_folder()
-    assert (folder / file).is_file()
+    (folder / "config.yaml").touch()
+    forget_run_folder(failed=True)
+    assert (folder / "config.yaml").is_file()
     assert (folder / "checkpoints").is_dir()
+
+
+def test_folder_that_another_process_made_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(tmp_path))
+    new_run_folder(tmp_path / "other")
+    forget_run_folder(failed=True)
+    assert tmp_path.is_dir()
+
+
+def test_folder_of_a_run_that_ended_well_stays_whatever_is_in_it(tmp_path: Path) -> None:
+    folder = new_run_folder(tmp_path)
+    forget_run_folder()
+    assert folder.is_dir()
 
 
 def checkpoint(folder: Path, age: int) -> Path:

@@ -333,6 +333,9 @@ def test_no_logger_decides_where_the_run_keeps_its_files(tiny_world: TinyWorld, 
     assert list(folder.rglob("last.ckpt")) == [folder / "checkpoints" / "last.ckpt"]
     resumed = tiny_world.run("fit", root, *board, "--ckpt_path=last", "--trainer.max_steps=3", short)
     assert resumed.trainer.global_step == 3
+    finished = tiny_world.run("fit", root, *board, "--ckpt_path=last", "--trainer.max_steps=3", short)
+    assert (Path(finished.trainer.default_root_dir) / "config.yaml").is_file()
+    assert (Path(finished.trainer.default_root_dir) / "artifact").is_dir()
 
 
 def test_saved_configuration_runs_again_in_a_folder_of_its_own(life: Life) -> None:
