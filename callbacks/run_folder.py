@@ -37,8 +37,8 @@ def forget_run_folder(*, failed: bool = False) -> None:
     """Let the next run of this process have a folder of its own.
 
     Args:
-        failed: the run ended in an error. If it had not even started (its folder holds no configuration yet), the folder
-            goes, with what loggers have written into it.
+        failed: the run ended in an error. If it had not even started (its folder holds no configuration yet), the
+            folder goes, with what loggers have written into it.
     """
     folder = os.environ.pop(_SHARED, None)
     if failed and folder is not None and folder in _made_here and not (Path(folder) / _CONFIG).exists():
