@@ -18,7 +18,6 @@ from editors.answers import ask
 from editors.base import Editor
 from editors.edits import LowRankEdit
 from editors.files import save_json
-from editors.tokens import collate_texts, encode_answers
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,8 +75,7 @@ def example_rows(editor: Editor, record: EditRecord) -> list[dict[str, str]]:
 
 @torch.no_grad()
 def _edit(editor: Editor, record: EditRecord) -> LowRankEdit:
-    texts = encode_answers(editor.tokenizer, [(record.prompt, record.target_new)])
-    tokens = collate_texts(texts, [0], editor.tokenizer.pad_token_id or 0).to(editor.device)
+    tokens = editor.text_encoder.batch([(record.prompt, record.target_new)], [0]).to(editor.device)
     training = editor.training
     editor.eval()
     edit, _ = editor.compute_edit(tokens, 1, editor.frozen.prefix([tokens])[0])

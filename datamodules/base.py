@@ -20,8 +20,9 @@ from datamodules.locality_pool import read_locality_pool
 from datamodules.readable import readable_data
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
-from editors.base_model import BaseModelConfig, load_tokenizer
+from editors.base_model import BaseModelConfig, load_tokenizer, reads_with_an_encoder
 from editors.errors import DataError
+from editors.text_encoder import text_encoder
 from editors.tokens import PaddingSide
 
 Split = Literal["train", "val", "test"]
@@ -159,6 +160,10 @@ class EditDataModule(LightningDataModule):
             self._tokenizer = load_tokenizer(self.base_model)
         return self._tokenizer
 
+    @cached_property
+    def _encoder_decoder(self) -> bool:
+        return reads_with_an_encoder(self.base_model)
+
     def data_hash(self) -> dict[str, str]:
         """For each split, and for the locality pool where there is one, a SHA-256, to be kept with every metric."""
         hashes = {split: _hash(map(_content, records)) for split, records in self.records.items()}
@@ -242,7 +247,8 @@ class EditDataModule(LightningDataModule):
         return {"unseen_template": flags} if any(flags) and not all(flags) else {}
 
     def _collator(self) -> EpisodeCollator:
-        return EpisodeCollator(self.tokenizer, self.max_length, self.padding_side)
+        encoder = text_encoder(self.tokenizer, encoder_decoder=self._encoder_decoder)
+        return EpisodeCollator(encoder, self.max_length, self.padding_side)
 
     def _sampler(
         self, records: Sequence[EditRecord], episodes: int, edits: int = 1, *, shuffle: bool

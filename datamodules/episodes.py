@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
 
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeNumbers
-from editors.tokens import EditBatch, PaddingSide, TokenBatch, collate_texts, encode_answers, encoding_faults
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from editors.text_encoder import TextEncoder
+from editors.tokens import EditBatch, PaddingSide, TokenBatch
 
 _Pairs = list[tuple[str, str]]
 _LOG = logging.getLogger(__name__)
@@ -26,13 +23,13 @@ class EpisodeCollator:
     """Encodes and pads the texts of a batch of episodes.
 
     Args:
-        tokenizer: the base model's.
+        encoder: encodes texts for the base model.
         max_length: longest text in tokens.
         padding_side: where to pad.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, padding_side: PaddingSide) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: TextEncoder, max_length: int, padding_side: PaddingSide) -> None:
+        self._encoder = encoder
         self._max_length = max_length
         self._padding_side = padding_side
 
@@ -40,14 +37,11 @@ class EpisodeCollator:
         """One token batch of all episodes' `(prompt, answer)` pairs."""
         episode = [e for e, pairs in enumerate(pairs_by_episode) for _ in pairs]
         flat = [pair for pairs in pairs_by_episode for pair in pairs]
-        texts = encode_answers(self._tokenizer, flat, self._max_length, _LIMIT)
-        pad_id = self._tokenizer.pad_token_id
-        assert isinstance(pad_id, int)
-        return collate_texts(texts, episode, pad_id, self._padding_side)
+        return self._encoder.batch(flat, episode, self._max_length, _LIMIT, self._padding_side)
 
     def faults(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
         """For each pair why it cannot be encoded; empty where it can."""
-        return encoding_faults(self._tokenizer, pairs, self._max_length, _LIMIT)
+        return self._encoder.faults(pairs, self._max_length, _LIMIT)
 
 
 class TrainingEpisodes(Dataset[EditBatch]):

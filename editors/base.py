@@ -24,6 +24,8 @@ from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
+from editors.seq2seq import is_encoder_decoder
+from editors.text_encoder import TextEncoder, text_encoder
 from editors.tokens import EditBatch, TokenBatch
 
 _FROZEN_PREFIX = "frozen."
@@ -126,6 +128,11 @@ class Editor(LightningModule):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer, loaded when it is first needed."""
         return load_tokenizer(self.base_model)
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """Encodes texts for the base model."""
+        return text_encoder(self.tokenizer, encoder_decoder=is_encoder_decoder(self.frozen.model))
 
     @cached_property
     def base_weights(self) -> str:

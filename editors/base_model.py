@@ -11,7 +11,15 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from editors.errors import BaseModelError
 from editors.hashing import raw_bytes
@@ -29,7 +37,7 @@ class BaseModelConfig:
         revision: branch, tag or commit on the Hub.
         dtype: floating-point type of the frozen weights; "auto" keeps the type they are stored in.
         sites: names or shell patterns of the linear layers to edit; `None` takes the feed-forward linear layers of the
-            last `num_blocks` blocks.
+            last `num_blocks` blocks (of an encoder-decoder model: of encoder and decoder).
         num_blocks: how many blocks, from the last one down, the default sites cover.
         trust_remote_code: run model code that comes with a Hub repository.
     """
@@ -74,18 +82,45 @@ def _resolve_package(name: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / file)
 
 
+def load_config(config: BaseModelConfig) -> PreTrainedConfig:
+    """Load the configuration of the base model.
+
+    Raises:
+        BaseModelError: there is none at `config.name`.
+    """
+    try:
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(**_source(config)))
+    except (OSError, ValueError, ImportError) as error:
+        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
+
+
+def reads_with_an_encoder(config: BaseModelConfig) -> bool:
+    """Whether the base model is an encoder-decoder model. A GGUF file always counts as decoder-only.
+
+    Raises:
+        BaseModelError: there is nothing at `config.name`.
+    """
+    # transformers would take as long to tell as to load the tokenizer.
+    return not config.name.endswith(".gguf") and bool(load_config(config).is_encoder_decoder)
+
+
+def _model_class(*, encoder_decoder: bool) -> Any:
+    return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+
+
 def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
     """Load the base model with its weights, in eval mode.
 
     Raises:
-        BaseModelError: there is nothing at `config.name`, or it cannot be read as a causal language model.
+        BaseModelError: there is nothing at `config.name`, or it cannot be read as a language model.
     """
     source = _source(config)
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     if "gguf_file" in source and dtype == "auto":
         dtype = torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
+        model_class = _model_class(encoder_decoder=reads_with_an_encoder(config))
+        model = model_class.from_pretrained(**source, dtype=dtype)
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
     return (_without_gguf_marks(model) if "gguf_file" in source else cast(PreTrainedModel, model)).eval()
@@ -97,14 +132,14 @@ def load_skeleton(config: BaseModelConfig) -> PreTrainedModel:
     Its `dtype` is the one that `dtype: auto` loads the weights in.
 
     Raises:
-        BaseModelError: there is nothing at `config.name`, or it is no causal language model.
+        BaseModelError: there is nothing at `config.name`, or it is no language model.
     """
-    source = _source(config)
+    settings = load_config(config)
+    model_class = _model_class(encoder_decoder=settings.is_encoder_decoder)
     try:
-        settings = AutoConfig.from_pretrained(**source)
         with torch.device("meta"):
             dtype = settings.dtype or torch.float32
-            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(settings, dtype=dtype)).eval()
+            return cast(PreTrainedModel, model_class.from_config(settings, dtype=dtype)).eval()
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
 

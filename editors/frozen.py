@@ -6,7 +6,7 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,9 @@ from editors.edits import LowRankEdit
 from editors.generation import generate
 from editors.losses import answer_nll, episode_means
 from editors.output_gradients import output_gradients
-from editors.sites import block_index, find_blocks, linear_widths, resolve_sites
-from editors.text_groups import Compact, groups, pass_cost
+from editors.prefix import FrozenPrefix
+from editors.seq2seq import EncoderDecoderInputs, is_encoder_decoder
+from editors.sites import block_index, find_stacks, linear_widths, resolve_sites
 from editors.tokens import TokenBatch, position_ids
 
 
@@ -57,11 +58,34 @@ class EditSignal:
     num_episodes: int
 
 
+class _DecoderOnlyInputs:
+    """How a decoder-only model is called; see `EncoderDecoderInputs` for the other family."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def arguments(self, tokens: TokenBatch) -> dict[str, Any]:
+        """Arguments of a forward pass over prompts and answers."""
+        assert tokens.labels is None, "texts for a decoder-only model are encoded with `DecoderOnlyTexts`"
+        return self._arguments(tokens.input_ids, tokens.attention_mask)
+
+    def read(self, ids: Tensor, mask: Tensor) -> None:
+        """Run all blocks, but not the head."""
+        self._model.base_model(**self._arguments(ids, mask))
+
+    def _arguments(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        if self._takes_positions:
+            arguments["position_ids"] = position_ids(mask)
+        return arguments
+
+
 class FrozenLM(nn.Module):
     """A base model for editing: frozen, in eval mode, its edit sites known.
 
     Args:
-        model: a decoder-only Hugging Face model.
+        model: a decoder-only or encoder-decoder Hugging Face model.
         sites: names or shell patterns of the linear layers to edit; `None` for the default (see `resolve_sites`).
         num_blocks: how many last blocks the default sites cover.
 
@@ -74,14 +98,19 @@ class FrozenLM(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(requires_grad=False).eval()
         self.sites = resolve_sites(model, sites, num_blocks)
-        blocks_name, self._blocks = find_blocks(model)
-        self.prefix_depth = min(block_index(site, blocks_name) for site in self.sites)
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._block_returns_tuple: bool | None = None
+        self._inputs = EncoderDecoderInputs(model) if is_encoder_decoder(model) else _DecoderOnlyInputs(model)
+        name, blocks = next(iter(find_stacks(model).items()))
+        depths = [block_index(site, name) for site in self.sites if site.startswith(f"{name}.")]
+        self._prefix = FrozenPrefix(list(blocks), min(depths, default=len(blocks)), self._inputs.read)
 
     def train(self, mode: bool = True) -> FrozenLM:  # noqa: ARG002
         """Stay in eval mode whatever the Trainer asks for: dropout in the base model would blur every factor."""
         return super().train(mode=False)
+
+    @property
+    def prefix_depth(self) -> int:
+        """How many blocks lie below the edit, in the stack that reads the prompt."""
+        return self._prefix.depth
 
     def site_widths(self) -> dict[str, tuple[int, int]]:
         """`(d_in, d_out)` of each site."""
@@ -89,75 +118,16 @@ class FrozenLM(nn.Module):
 
     # --- the frozen prefix -------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def prefix(self, batches: Sequence[TokenBatch]) -> list[Tensor | None]:
         """Hidden states `[B, T, d]` at the entrance of the lowest edited block, for each batch.
 
         They are the same before and after any edit. Texts of all batches are run together, grouped by length, so that
         little padding is computed. Padding positions hold zeros. `None` where there is no block below the edit.
+
+        Of an encoder-decoder model they are those of the encoder: what the decoder computes depends on the edited
+        encoder, and answers are short.
         """
-        if self.prefix_depth == 0 or not batches:
-            return [None] * len(batches)
-        rows = [(b, r) for b, batch in enumerate(batches) for r in range(batch.num_texts)]
-        lengths = [n for batch in batches for n in batch.attention_mask.sum(dim=1).tolist()]
-        compact = [Compact(batch) for batch in batches]
-        hidden: list[Tensor | None] = [None] * len(batches)
-        extra = pass_cost(batches[0].input_ids.device)
-        for group in groups(lengths, lambda texts, length: extra + texts * length):
-            chosen = [rows[i] for i in group]
-            states = self._prefix_group(compact, chosen, max(lengths[i] for i in group))
-            for b in dict.fromkeys(b for b, _ in chosen):
-                places = [i for i, (owner, _) in enumerate(chosen) if owner == b]
-                hidden[b] = compact[b].put_back(hidden[b], [chosen[i][1] for i in places], states[places])
-        return hidden
-
-    def _prefix_group(self, compact: Sequence[Compact], rows: Sequence[tuple[int, int]], width: int) -> Tensor:
-        """Run the blocks below the edit on some texts, right-padded to `width`. Returns `[rows, width, d]`."""
-        ids = torch.stack([compact[b].row(compact[b].input_ids, r, width) for b, r in rows])
-        mask = torch.stack([compact[b].row(compact[b].mask, r, width) for b, r in rows])
-        seen: list[Tensor] = []
-
-        def record(_: nn.Module, __: Any, output: Any) -> None:
-            self._block_returns_tuple = isinstance(output, tuple)
-            seen.append(output[0] if self._block_returns_tuple else output)
-
-        handle = self._blocks[self.prefix_depth - 1].register_forward_hook(record)
-        try:
-            with self._skipping(self._blocks[self.prefix_depth :]):
-                self.model.base_model(**self._inputs(ids, mask))
-        finally:
-            handle.remove()
-        return seen[0] * mask.unsqueeze(-1).to(seen[0].dtype)
-
-    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        if self._takes_positions:
-            inputs["position_ids"] = position_ids(mask)
-        return inputs
-
-    @contextmanager
-    def _skipping(self, blocks: Iterable[nn.Module], hidden: Tensor | None = None) -> Iterator[None]:
-        """Let `blocks` hand on their input (or `hidden`) unread.
-
-        The model's own forward still runs, so masks, rotary tables and whatever else an architecture prepares for its
-        blocks stay its own business.
-        """
-
-        def hand_on(*args: Any, **kwargs: Any) -> Any:
-            state = hidden if hidden is not None else (args[0] if args else kwargs["hidden_states"])
-            return (state,) if self._block_returns_tuple else state
-
-        blocks = list(blocks)
-        own = [block.__dict__.get("forward") for block in blocks]
-        for block in blocks:
-            block.forward = hand_on
-        try:
-            yield
-        finally:
-            for block, forward in zip(blocks, own, strict=True):
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
+        return self._prefix.states(batches)
 
     # --- forward passes ----------------------------------------------------------------------------------------------
 
@@ -169,13 +139,9 @@ class FrozenLM(nn.Module):
             edit: run with this edit; texts are matched to episodes by `tokens.episode`.
             hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit.
         """
-        if hidden is not None and self._block_returns_tuple is None:
-            # `hidden` was kept from elsewhere: only a forward pass tells what the blocks return.
-            self.prefix([tokens])
         applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode)
-        skipped = () if hidden is None else self._blocks[: self.prefix_depth]
-        with applied, self._skipping(skipped, hidden), self._head_at(tokens.positions):
-            output = self.model(**self._inputs(tokens.input_ids, tokens.attention_mask))
+        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens.positions):
+            output = self.model(**self._inputs.arguments(tokens))
         return output.logits[0]
 
     @contextmanager
@@ -220,10 +186,11 @@ class FrozenLM(nn.Module):
             text_loss, _ = episode_means(answer_nll(logits, tokens.targets), tokens.rows, tokens.num_texts)
             deltas = output_gradients(text_loss, [probes[site] for site in self.sites])
         loss, _ = episode_means(text_loss.detach(), tokens.episode, num_episodes)
-        # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer.
-        shape = tokens.input_ids.shape
+        # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer. An encoder's layers see the
+        # prompt's tokens, a decoder's the answer's.
+        shape = (tokens.num_texts, -1)
         factors = {
-            site: Factors(inputs[site].reshape(*shape, -1), delta.reshape(*shape, -1))
+            site: Factors(inputs[site].reshape(*shape, inputs[site].shape[-1]), delta.reshape(*shape, delta.shape[-1]))
             for site, delta in zip(self.sites, deltas, strict=True)
         }
         return EditSignal(factors, tokens, logits.detach().argmax(dim=-1), loss, num_episodes)

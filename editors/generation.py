@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from editors.edits import LowRankEdit
+from editors.seq2seq import answer_prefix, decoder_start, is_encoder_decoder
 from editors.text_groups import Compact, groups, pass_cost
 from editors.tokens import TokenBatch
 
@@ -46,28 +47,37 @@ def _generate_group(
     ids = torch.full((len(prompts), width), _pad_id(model), device=device)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt.ids) :] = prompt.ids
-        mask[row, width - len(prompt.ids) :] = 1
+        # A decoder goes on behind its prompt; an encoder may count positions from the left edge (BART's does).
+        start = 0 if is_encoder_decoder(model) else width - len(prompt.ids)
+        ids[row, start : start + len(prompt.ids)] = prompt.ids
+        mask[row, start : start + len(prompt.ids)] = 1
     episode = torch.tensor([prompt.episode for prompt in prompts], device=device)
     with nullcontext() if edit is None else edit.applied(model, episode):
-        return continue_greedily(model, ids, mask, length)
+        return continue_greedily(model, ids, mask, length, prompts[0].answer_prefix)
 
 
 @torch.no_grad()
-def continue_greedily(model: PreTrainedModel, ids: Tensor, mask: Tensor, length: int) -> list[list[int]]:
+def continue_greedily(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, length: int, answer_prefix: Sequence[int] = ()
+) -> list[list[int]]:
     """Greedy continuation of each prompt, without the end-of-text token and what follows it.
 
     Args:
         model: the model, with an edit applied or without.
-        ids: `[B, T]` prompts, padded on the left.
+        ids: `[B, T]` prompts, padded on the left; for an encoder-decoder model on the right.
         mask: `[B, T]` ones at their tokens.
         length: most tokens to generate.
+        answer_prefix: special tokens that an encoder-decoder model reads before any answer.
     """
     generator: Any = model  # mypy takes the mixin's method for a tensor
+    start, inputs = ids, {}
+    if is_encoder_decoder(model):
+        start = decoder_start(model, len(ids), answer_prefix)
+        inputs = {"decoder_input_ids": start}
     with _greedy(model):
-        output = generator.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length)
+        output = generator.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length, **inputs)
     ends = _end_ids(model)
-    return [_until_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+    return [_until_end(row, ends) for row in output[:, start.shape[1] :].tolist()]
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:
@@ -95,7 +105,11 @@ def _shipped(model: PreTrainedModel) -> Any:
 def _greedy(model: PreTrainedModel) -> Iterator[None]:
     """Set aside the generation settings the model ships with: sampling, penalties, beams."""
     shipped = model.generation_config
-    model.generation_config = GenerationConfig(eos_token_id=_shipped(model).eos_token_id, pad_token_id=_pad_id(model))
+    model.generation_config = GenerationConfig(
+        eos_token_id=_shipped(model).eos_token_id,
+        pad_token_id=_pad_id(model),
+        decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
+    )
     try:
         yield
     finally:
@@ -104,18 +118,22 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass
 class _Prompt:
-    """A text up to its answer."""
+    """A text up to its answer; for an encoder-decoder model also the special tokens that come before the answer."""
 
     ids: Tensor
     answer_length: int
     episode: int
+    answer_prefix: list[int]
 
 
 def _prompts(batch: TokenBatch) -> list[_Prompt]:
     """Each text's prompt. It ends where the first answer token is predicted; a text may go on after its answer."""
     counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
-    ends = batch.position_ids().flatten()[batch.positions] + 1
-    lengths = batch.attention_mask.sum(dim=1).scatter_reduce(0, batch.rows, ends, "amin").tolist()
+    lengths = batch.attention_mask.sum(dim=1)
+    if batch.labels is None:
+        ends = batch.position_ids().flatten()[batch.positions] + 1
+        lengths = lengths.scatter_reduce(0, batch.rows, ends, "amin")
     ids = Compact(batch).input_ids
-    parts = zip(lengths, counts, batch.episode.tolist(), strict=True)
-    return [_Prompt(ids[row, :length], count, episode) for row, (length, count, episode) in enumerate(parts)]
+    prefix = answer_prefix(batch)
+    parts = zip(lengths.tolist(), counts, batch.episode.tolist(), strict=True)
+    return [_Prompt(ids[row, :length], count, episode, prefix) for row, (length, count, episode) in enumerate(parts)]

@@ -44,6 +44,23 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     )
 
 
+def find_stacks(model: PreTrainedModel) -> dict[str, nn.ModuleList]:
+    """Name and blocks of each stack, the one that reads the prompt first: the only one, or encoder and decoder.
+
+    Raises:
+        BaseModelError: a stack has no list of blocks.
+    """
+    if not model.config.is_encoder_decoder:
+        return dict([find_blocks(model)])
+    found = {}
+    for part in (model.get_encoder(), model.get_decoder()):
+        lists = [m for m in part.modules() if isinstance(m, nn.ModuleList) and len(m) and _attention_names(m[0])]
+        if not lists:
+            raise BaseModelError(f"{type(part).__name__} has no list of transformer blocks")
+        found.update({name: blocks for name, blocks in model.named_modules() if blocks is lists[0]})
+    return found
+
+
 def _attention_names(block: nn.Module) -> list[str]:
     """Names of the submodules that attend: those whose forward takes an attention mask."""
     return [
@@ -54,17 +71,19 @@ def _attention_names(block: nn.Module) -> list[str]:
 
 
 def feed_forward_sites(model: PreTrainedModel, num_blocks: int) -> list[str]:
-    """Names of the feed-forward linear layers of the last `num_blocks` blocks, in module order."""
-    prefix, blocks = find_blocks(model)
-    sites = []
-    for index in range(max(0, len(blocks) - num_blocks), len(blocks)):
-        attention = tuple(f"{name}." for name in _attention_names(blocks[index]))
-        sites += [
-            f"{prefix}.{index}.{name}"
-            for name, module in blocks[index].named_modules()
-            if is_linear(module) and not name.startswith(attention)
-        ]
-    return sites
+    """Names of the feed-forward linear layers of the last `num_blocks` blocks of each stack, in module order."""
+    return [
+        f"{stack}.{index}.{name}"
+        for stack, blocks in find_stacks(model).items()
+        for index in range(max(0, len(blocks) - num_blocks), len(blocks))
+        for name in _feed_forward_names(blocks[index])
+    ]
+
+
+def _feed_forward_names(block: nn.Module) -> list[str]:
+    """Names of the linear layers outside of attention."""
+    attention = tuple(f"{name}." for name in _attention_names(block))
+    return [name for name, module in block.named_modules() if is_linear(module) and not name.startswith(attention)]
 
 
 def resolve_sites(model: PreTrainedModel, patterns: Sequence[str] | None, num_blocks: int = 3) -> list[str]:
@@ -73,7 +92,8 @@ def resolve_sites(model: PreTrainedModel, patterns: Sequence[str] | None, num_bl
     Args:
         model: the base model.
         patterns: module names or shell patterns ("model.layers.2[789].mlp.*"); `None` takes the feed-forward linear
-            layers of the last `num_blocks` blocks. Sites keep the order of the patterns.
+            layers of the last `num_blocks` blocks, in an encoder-decoder model those of encoder and decoder. Sites keep
+            the order of the patterns.
         num_blocks: how many blocks the default covers.
 
     Raises:
@@ -86,25 +106,27 @@ def resolve_sites(model: PreTrainedModel, patterns: Sequence[str] | None, num_bl
         return sites
     if not patterns:
         raise SiteError("the list of edit sites is empty; name at least one layer, or leave it out for the default")
-    prefix, _ = find_blocks(model)
-    candidates = [n for n, m in model.named_modules() if is_linear(m) and n.startswith(f"{prefix}.")]
+    stacks = list(find_stacks(model))
+    inside = tuple(f"{stack}." for stack in stacks)
+    candidates = [n for n, m in model.named_modules() if is_linear(m) and n.startswith(inside)]
     sites = []
     for pattern in patterns:
         matches = [name for name in candidates if fnmatchcase(name, pattern)]
         if not matches:
-            raise SiteError(_no_match(pattern, candidates, prefix))
+            raise SiteError(_no_match(pattern, candidates, stacks))
         sites += [name for name in matches if name not in sites]
     return sites
 
 
-def _no_match(pattern: str, candidates: Sequence[str], prefix: str) -> str:
-    """List the candidates of the last block only: all blocks look alike."""
-    last = max(int(name.removeprefix(f"{prefix}.").split(".")[0]) for name in candidates)
-    shown = ", ".join(name for name in candidates if name.startswith(f"{prefix}.{last}."))
-    return (
-        f"edit site {pattern!r} matches no linear layer of the base model. "
-        f"Candidates of the last block ({last}; the others are alike): {shown}"
-    )
+def _no_match(pattern: str, candidates: Sequence[str], stacks: Sequence[str]) -> str:
+    """List the candidates of each stack's last block only: all blocks look alike."""
+    shown: list[str] = []
+    for stack in stacks:
+        own = [name for name in candidates if name.startswith(f"{stack}.")]
+        last = max(block_index(name, stack) for name in own)
+        names = ", ".join(name for name in own if block_index(name, stack) == last)
+        shown.append(f"Candidates of the last block of {stack} ({last}; the others are alike): {names}")
+    return f"edit site {pattern!r} matches no linear layer of the base model. " + ". ".join(shown)
 
 
 def block_index(site: str, blocks_name: str) -> int:

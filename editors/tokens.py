@@ -1,11 +1,11 @@
 """From texts to token batches: the joint encoding of prompt and answer, and padding.
 
-Shape legend: B texts, T tokens (padded), N answer tokens of the whole batch, E episodes.
+Shape legend: B texts, T tokens, A tokens of an answer (both padded), N answer tokens of the whole batch, E episodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 PaddingSide = Literal["left", "right"]
 # Ids, character offsets, prompt and answer of one text.
 _Encoding = tuple[Sequence[int], Sequence[tuple[int, int]], str, str]
-_MODEL_LIMIT = "the base model reads at most"
+MODEL_LIMIT = "the base model reads at most"
+# What fills the labels of an encoder-decoder model behind an answer: Hugging Face models know it.
+IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def encode_answers(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Iterable[tuple[str, str]],
     max_length: int | None = None,
-    limit: str = _MODEL_LIMIT,
+    limit: str = MODEL_LIMIT,
 ) -> list[EncodedText]:
     """Encode each `(prompt, answer)` jointly as "prompt answer" and mark the answer's tokens by character offsets.
 
@@ -72,7 +74,7 @@ def encoding_faults(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Iterable[tuple[str, str]],
     max_length: int | None = None,
-    limit: str = _MODEL_LIMIT,
+    limit: str = MODEL_LIMIT,
 ) -> list[str]:
     """For each pair why `encode_answers` would refuse it; empty where it would not.
 
@@ -124,15 +126,20 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 
 @dataclass
 class TokenBatch:
-    """Texts ready for the base model, up to their last answer token but one, with the places that predict answers.
+    """Texts ready for the base model, with the places that predict answers.
+
+    A decoder-only model reads prompt and answer, up to the last answer token but one, as one text, and `labels` is
+    `None`. The encoder of an encoder-decoder model reads the prompt alone; its decoder shifts `labels` itself.
 
     Args:
         input_ids: `[B, T]` token ids.
-        attention_mask: `[B, T]`, 1 for real tokens, 0 for padding (either side).
-        positions: `[N]` places in the flattened `[B * T]` tokens whose logits predict an answer token.
+        attention_mask: `[B, T]`, 1 for real tokens, 0 for padding (either side; on the right where there are labels).
+        positions: `[N]` places in the flattened `[B * T]` tokens (where there are labels, in those: `[B * A]`) whose
+            logits predict an answer token.
         targets: `[N]` the answer token ids.
         rows: `[N]` the text each answer token belongs to.
         episode: `[B]` the episode each text belongs to; non-decreasing.
+        labels: `[B, A]` each text's answer, not shifted, with the special tokens around it; `IGNORED` behind it.
     """
 
     input_ids: Tensor
@@ -141,6 +148,7 @@ class TokenBatch:
     targets: Tensor
     rows: Tensor
     episode: Tensor
+    labels: Tensor | None = None
 
     @property
     def num_texts(self) -> int:
@@ -157,11 +165,17 @@ class TokenBatch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> TokenBatch:
         """A copy on `device`; Lightning calls this."""
-        return TokenBatch(**{f.name: getattr(self, f.name).to(device, **kwargs) for f in fields(self)})
+        return self._map(lambda tensor: tensor.to(device, **kwargs))
 
     def outside_inference_mode(self) -> TokenBatch:
         """The same batch in tensors that autograd may save (Lightning moves data in inference mode)."""
-        return TokenBatch(**{f.name: _autograd_safe(getattr(self, f.name)) for f in fields(self)})
+        return self._map(_autograd_safe)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> TokenBatch:
+        def mapped(value: Tensor | None) -> Any:
+            return None if value is None else function(value)
+
+        return TokenBatch(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 
 
 def _autograd_safe(tensor: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def write_model(folder: Path, seed: int = 0, hidden: int = HIDDEN, **config: Any
     return folder
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Train a byte-level BPE tokenizer on the world's texts; it puts a beginning-of-text token in front."""
+def write_tokenizer(folder: Path, template: str = "<s> $A") -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on the world's texts; `template` says which special tokens surround a text."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -94,11 +94,11 @@ def write_tokenizer(folder: Path) -> None:
     trainer = BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)]
+        single=template, special_tokens=[(token, number) for number, token in enumerate(special)]
     )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    return fast
 
 
 @dataclass(frozen=True)

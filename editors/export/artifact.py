@@ -27,8 +27,9 @@ from editors.files import new_folder, save_json, save_tensors, save_text
 from editors.frozen import FrozenLM
 from editors.registry import registered_editor
 from editors.requests import EditRequest
+from editors.seq2seq import is_encoder_decoder
 from editors.sites import is_linear, linear_widths
-from editors.tokens import collate_texts, encode_answers
+from editors.text_encoder import text_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -181,9 +182,8 @@ class LoadedEditor:
             raise ArtifactError("there is no edit request")
         self.check_base_model(model)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        texts = encode_answers(tokenizer, [(r.prompt, r.target) for r in requests], limit)
-        pad_id = tokenizer.pad_token_id or 0
-        tokens = collate_texts(texts, episode, pad_id).to(model.device)
+        encoder = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
+        tokens = encoder.batch([(r.prompt, r.target) for r in requests], episode, limit).to(model.device)
         count = episode[-1] + 1
         with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
             hidden = frozen.prefix([tokens])[0]

@@ -14,6 +14,7 @@ from editors.base import EpisodeLosses
 from editors.base_model import BaseModelConfig, load_tokenizer
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
+from editors.text_encoder import DecoderOnlyTexts
 from editors.tokens import EditBatch, PaddingSide, TokenBatch
 from tests.tiny_world import TinyWorld
 
@@ -37,7 +38,7 @@ RECORDS = [record(number) for number in range(3)]
 
 @pytest.fixture(scope="module")
 def collate(tiny_world: TinyWorld) -> EpisodeCollator:
-    return EpisodeCollator(load_tokenizer(BaseModelConfig(str(tiny_world.model))), 64, "right")
+    return EpisodeCollator(DecoderOnlyTexts(load_tokenizer(BaseModelConfig(str(tiny_world.model)))), 64, "right")
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def losses(editor: MEND, batch: EditBatch) -> EpisodeLosses:
 
 def padded(tiny_world: TinyWorld, side: PaddingSide) -> EditBatch:
     tokenizer = load_tokenizer(BaseModelConfig(str(tiny_world.model)))
-    return training(EpisodeCollator(tokenizer, 64, side))[(0, [[0], [1], [2]])]
+    return training(EpisodeCollator(DecoderOnlyTexts(tokenizer), 64, side))[(0, [[0], [1], [2]])]
 
 
 def test_padding_side_changes_no_loss(editor: MEND, tiny_world: TinyWorld) -> None:

@@ -34,7 +34,7 @@ def editor(tiny_world: TinyWorld) -> MEND:
 
 def losses(editor: MEND, *records: EditRecord) -> dict[str, float]:
     """The losses of a validation batch, by name."""
-    episodes = EvaluationEpisodes(records, EpisodeCollator(editor.tokenizer, 64, "right"), {})
+    episodes = EvaluationEpisodes(records, EpisodeCollator(editor.text_encoder, 64, "right"), {})
     evaluator = Evaluator(generate_in_validation=False)
     evaluator.update(editor, episodes[(0, [[i] for i in range(len(records))])], generate=False)
     scores = evaluator.compute(torch.device("cpu"))

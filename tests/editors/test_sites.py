@@ -135,7 +135,7 @@ def test_candidates_come_from_the_numerically_last_block() -> None:
     model = tiny_model("llama")
     model.model.layers = nn.ModuleList(copy.deepcopy(layer) for layer in list(model.model.layers) * 3)
     model.config.num_hidden_layers = 3 * BLOCKS
-    with pytest.raises(SiteError, match=r"last block \(11;"):
+    with pytest.raises(SiteError, match=r"last block of model\.layers \(11;"):
         resolve_sites(model, ["nothing"])
 
 

@@ -315,7 +315,8 @@ def tensors_of(batch: EditBatch) -> list[torch.Tensor]:
     """All tensors of an edit batch."""
     parts = [batch.edit, batch.rephrase, batch.locality, *batch.portability.values()]
     parts += [] if batch.ground_truth is None else [batch.ground_truth]
-    return [getattr(part, f.name) for part in parts for f in fields(part)] + list(batch.slices.values())
+    tensors = [getattr(part, f.name) for part in parts for f in fields(part)]
+    return [tensor for tensor in tensors if tensor is not None] + list(batch.slices.values())
 
 
 def test_an_edit_batch_moves_as_a_whole() -> None:

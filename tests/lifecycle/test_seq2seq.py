@@ -1,0 +1,122 @@
+"""The life of a MEND editor for encoder-decoder models: fit, resume, test, export, load, apply."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from editors.answers import ask
+from editors.base import Editor
+from editors.base_model import load_base_model, load_tokenizer, weights_hash
+from editors.export.artifact import load_editor
+from editors.requests import EditRequest
+from tests.tiny_seq2seq import tiny_seq2seq
+from tests.tiny_world import COUNTS, VOCABULARY, TinyWorld, row, write_tokenizer
+from train import EditorCLI
+
+pytestmark = pytest.mark.slow
+
+STEPS_BEFORE_RESUMING, STEPS = 8, 12
+# In the tiny world's tokenizer.
+BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
+# Architecture -> special tokens around a text, and the token that its decoder starts with.
+FAMILIES = {"t5_1_1": ("$A </s>", PAD_ID), "bart": ("<s> $A </s>", EOS_ID)}
+HELD_OUT = row(sum(COUNTS.values()))
+REQUEST = EditRequest(HELD_OUT["src"], HELD_OUT["alt"])
+
+
+@dataclass(frozen=True)
+class Life:
+    """The finished runs."""
+
+    fit: EditorCLI
+    resumed: EditorCLI
+    tested: EditorCLI
+    artifact: Path
+
+    @property
+    def editor(self) -> Editor:
+        return self.tested.model
+
+
+def write_world(folder: Path, architecture: str, world: TinyWorld) -> TinyWorld:
+    """The tiny world with another base model."""
+    template, start = FAMILIES[architecture]
+    ids: dict[str, Any] = {"pad_token_id": PAD_ID, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
+    model = tiny_seq2seq(architecture, vocab_size=VOCABULARY, decoder_start_token_id=start, **ids)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, template)
+    return replace(world, model=folder)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def life(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """One life for each family; nothing is changed by the tests."""
+    folder = tmp_path_factory.mktemp(request.param)
+    world, root = write_world(folder / "model", request.param, tiny_world), folder / "runs"
+    fit = world.run("fit", root, f"--trainer.max_steps={STEPS_BEFORE_RESUMING}", "--trainer.val_check_interval=4")
+    resumed = world.run("fit", root, "--ckpt_path=last", "--trainer.val_check_interval=4")
+    checkpoints = resumed.trainer.checkpoint_callback
+    assert isinstance(checkpoints, ModelCheckpoint)
+    last = f"--ckpt_path={checkpoints.last_model_path}"
+    world.run("export", root, last, f"--output={folder / 'exported'}")
+    return Life(fit, resumed, world.run("test", root, last), folder / "exported")
+
+
+def test_sites_are_in_encoder_and_decoder(life: Life) -> None:
+    assert {"encoder", "decoder"} == {part for site in life.editor.frozen.sites for part in site.split(".")[:2]} - {
+        "block",
+        "model",
+    }
+
+
+def test_training_moved_every_parameter_and_resuming_went_on(life: Life) -> None:
+    assert (life.fit.trainer.global_step, life.resumed.trainer.global_step) == (STEPS_BEFORE_RESUMING, STEPS)
+    before, after = life.fit.model.network.state_dict(), life.resumed.model.network.state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name, _ in life.fit.model.network.named_parameters())
+
+
+def test_base_model_is_untouched(life: Life) -> None:
+    fresh = weights_hash(load_base_model(life.editor.base_model))
+    assert all(weights_hash(cli.model.frozen.model) == fresh for cli in (life.fit, life.resumed, life.tested))
+
+
+def test_test_scores_every_promise_and_free_generation(life: Life) -> None:
+    folder = Path(life.tested.trainer.default_root_dir)
+    metrics = json.loads((folder / "results" / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    for promise in ("reliability", "generality", "locality"):
+        for measure in ("teacher_forced/token_accuracy", "generated/exact_match"):
+            assert 0 <= metrics[f"{promise}/{measure}"] <= 1
+
+
+def test_exported_editor_gives_the_same_logits(life: Life) -> None:
+    loaded, frozen = load_editor(life.artifact), life.editor.frozen
+    tokens = life.editor.text_encoder.batch([(REQUEST.prompt, REQUEST.target)], [0])
+    life.editor.eval()
+    with torch.no_grad():
+        trained, _ = life.editor.compute_edit(tokens, 1, frozen.prefix([tokens])[0])
+    model = load_base_model(loaded.base_model)
+    exported = loaded.edit(model, load_tokenizer(loaded.base_model), [REQUEST])
+    with torch.no_grad():
+        before, wanted, found = (frozen.logits(tokens, edit) for edit in (None, trained, exported))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (wanted - before).abs().max() > 0.01
+
+
+def test_merging_says_the_same_as_applying_and_is_undone(life: Life) -> None:
+    loaded = load_editor(life.artifact)
+    model, tokenizer = load_base_model(loaded.base_model), load_tokenizer(loaded.base_model)
+    fresh, prompts = weights_hash(model), [REQUEST.prompt, row(0)["src"]]
+    edit = loaded.edit(model, tokenizer, [REQUEST])
+    with edit.applied(model):
+        applied = ask(model, tokenizer, prompts)
+    merged = edit.merge(model)
+    assert ask(model, tokenizer, prompts) == applied
+    merged.undo(model)
+    assert weights_hash(model) == fresh
