@@ -16,7 +16,7 @@ from editors.tokens import EditBatch, PaddingSide, TokenBatch
 
 _Pairs = list[tuple[str, str]]
 _LOG = logging.getLogger(__name__)
-_LIMIT = "data.max_length is"
+_LIMIT = "data.max_length"
 
 
 class EpisodeCollator:

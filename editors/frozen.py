@@ -22,7 +22,7 @@ from editors.output_gradients import output_gradients
 from editors.prefix import FrozenPrefix
 from editors.seq2seq import EncoderDecoderInputs, is_encoder_decoder
 from editors.sites import block_index, find_stacks, linear_widths, resolve_sites
-from editors.tokens import TokenBatch, position_ids
+from editors.tokens import TokenBatch, token_positions
 
 
 @dataclass
@@ -77,7 +77,7 @@ class _DecoderOnlyInputs:
     def _arguments(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if self._takes_positions:
-            arguments["position_ids"] = position_ids(mask)
+            arguments["position_ids"] = token_positions(mask)
         return arguments
 
 

@@ -52,7 +52,7 @@ class TextEncoder(ABC):
         pairs: _Pairs,
         episode: Sequence[int],
         max_length: int | None = None,
-        limit: str = MODEL_LIMIT,
+        limit_name: str = MODEL_LIMIT,
         padding_side: PaddingSide = "right",
     ) -> TokenBatch:
         """Prompts with their answers.
@@ -61,7 +61,7 @@ class TextEncoder(ABC):
             pairs: `(prompt, answer)` of each text.
             episode: the episode of each text; non-decreasing.
             max_length: longest text in tokens; `None` for no limit.
-            limit: what sets `max_length`, for the error message.
+            limit_name: the name of what sets `max_length`, for the error message.
             padding_side: where to pad; it changes no result.
 
         Raises:
@@ -69,7 +69,7 @@ class TextEncoder(ABC):
         """
 
     @abstractmethod
-    def faults(self, pairs: _Pairs, max_length: int | None = None, limit: str = MODEL_LIMIT) -> list[str]:
+    def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """For each pair why `batch` would refuse it; empty where it would not."""
 
     @property
@@ -97,16 +97,16 @@ class DecoderOnlyTexts(TextEncoder):
         pairs: _Pairs,
         episode: Sequence[int],
         max_length: int | None = None,
-        limit: str = MODEL_LIMIT,
+        limit_name: str = MODEL_LIMIT,
         padding_side: PaddingSide = "right",
     ) -> TokenBatch:
         """See `TextEncoder.batch`; also refuses a prompt that yields no token."""
-        texts = encode_answers(self.tokenizer, pairs, max_length, limit)
+        texts = encode_answers(self.tokenizer, pairs, max_length, limit_name)
         return collate_texts(texts, episode, self._pad_id, padding_side)
 
-    def faults(self, pairs: _Pairs, max_length: int | None = None, limit: str = MODEL_LIMIT) -> list[str]:
+    def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """See `TextEncoder.faults`."""
-        return encoding_faults(self.tokenizer, pairs, max_length, limit)
+        return encoding_faults(self.tokenizer, pairs, max_length, limit_name)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class EncoderDecoderTexts(TextEncoder):
         pairs: _Pairs,
         episode: Sequence[int],
         max_length: int | None = None,
-        limit: str = MODEL_LIMIT,
+        limit_name: str = MODEL_LIMIT,
         padding_side: PaddingSide = "right",  # noqa: ARG002
     ) -> TokenBatch:
         """See `TextEncoder.batch`. Always padded on the right, because BART counts positions from the left edge.
@@ -146,13 +146,13 @@ class EncoderDecoderTexts(TextEncoder):
         `max_length` holds for prompt and answer each.
         """
         encoded = self._encode(pairs)
-        for fault in filter(None, self._faults(pairs, encoded, max_length, limit)):
+        for fault in filter(None, self._faults(pairs, encoded, max_length, limit_name)):
             raise EditorError(fault)
         return collate_pairs(encoded, episode, self._pad_id)
 
-    def faults(self, pairs: _Pairs, max_length: int | None = None, limit: str = MODEL_LIMIT) -> list[str]:
+    def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """See `TextEncoder.faults`."""
-        return self._faults(pairs, self._encode(pairs), max_length, limit)
+        return self._faults(pairs, self._encode(pairs), max_length, limit_name)
 
     @property
     def answer_prefix(self) -> tuple[int, ...]:
@@ -173,16 +173,16 @@ class EncoderDecoderTexts(TextEncoder):
         ]
 
     @staticmethod
-    def _faults(pairs: _Pairs, encoded: Sequence[EncodedPair], max_length: int | None, limit: str) -> list[str]:
-        return [_fault(*pair, ids, max_length, limit) for pair, ids in zip(pairs, encoded, strict=True)]
+    def _faults(pairs: _Pairs, encoded: Sequence[EncodedPair], max_length: int | None, limit_name: str) -> list[str]:
+        return [_fault(*pair, ids, max_length, limit_name) for pair, ids in zip(pairs, encoded, strict=True)]
 
 
-def _fault(prompt: str, answer: str, ids: EncodedPair, max_length: int | None, limit: str) -> str:
+def _fault(prompt: str, answer: str, ids: EncodedPair, max_length: int | None, limit_name: str) -> str:
     if ids.answer_start == len(ids.labels):
         return f"answer {answer!r} of prompt {prompt!r} yields no token"
     for name, text, tokens in (("prompt", prompt, ids.prompt), ("answer", answer, ids.labels)):
         if max_length is not None and len(tokens) > max_length:
-            return f"{name} {text[:60]!r} has {len(tokens)} tokens, but {limit} {max_length}"
+            return f"{name} {text[:60]!r} has {len(tokens)} tokens, but {limit_name} is {max_length}"
     return ""
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PaddingSide = Literal["left", "right"]
 # Ids, character offsets, prompt and answer of one text.
 _Encoding = tuple[Sequence[int], Sequence[tuple[int, int]], str, str]
-MODEL_LIMIT = "the base model reads at most"
+MODEL_LIMIT = "the base model's limit"
 # What fills the labels of an encoder-decoder model behind an answer: Hugging Face models know it.
 IGNORED = -100
 
@@ -51,7 +51,7 @@ def encode_answers(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Iterable[tuple[str, str]],
     max_length: int | None = None,
-    limit: str = MODEL_LIMIT,
+    limit_name: str = MODEL_LIMIT,
 ) -> list[EncodedText]:
     """Encode each `(prompt, answer)` jointly as "prompt answer" and mark the answer's tokens by character offsets.
 
@@ -62,31 +62,31 @@ def encode_answers(
         tokenizer: a fast tokenizer (character offsets are needed).
         pairs: prompts with their answers.
         max_length: longest text in tokens; `None` for no limit.
-        limit: what sets `max_length`, for the error message.
+        limit_name: the name of what sets `max_length`, for the error message.
 
     Raises:
         EditorError: the tokenizer is not a fast one, an answer yields no token, or a text is too long.
     """
-    return [_mark_answer(encoding, max_length, limit) for encoding in _encodings(tokenizer, pairs)]
+    return [_mark_answer(encoding, max_length, limit_name) for encoding in _encodings(tokenizer, pairs)]
 
 
 def encoding_faults(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Iterable[tuple[str, str]],
     max_length: int | None = None,
-    limit: str = MODEL_LIMIT,
+    limit_name: str = MODEL_LIMIT,
 ) -> list[str]:
     """For each pair why `encode_answers` would refuse it; empty where it would not.
 
     Raises:
         EditorError: the tokenizer is not a fast one.
     """
-    return [_fault(encoding, max_length, limit) for encoding in _encodings(tokenizer, pairs)]
+    return [_fault(encoding, max_length, limit_name) for encoding in _encodings(tokenizer, pairs)]
 
 
-def _fault(encoding: _Encoding, max_length: int | None, limit: str) -> str:
+def _fault(encoding: _Encoding, max_length: int | None, limit_name: str) -> str:
     try:
-        _mark_answer(encoding, max_length, limit)
+        _mark_answer(encoding, max_length, limit_name)
     except EditorError as error:
         return str(error)
     return ""
@@ -105,10 +105,12 @@ def _encodings(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, st
         yield ids, offsets, *pair
 
 
-def _mark_answer(encoding: _Encoding, max_length: int | None, limit: str) -> EncodedText:
+def _mark_answer(encoding: _Encoding, max_length: int | None, limit_name: str) -> EncodedText:
     ids, offsets, prompt, answer = encoding
     if max_length is not None and len(ids) > max_length:
-        raise EditorError(f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, but {limit} {max_length}")
+        raise EditorError(
+            f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, but {limit_name} is {max_length}"
+        )
     # Special tokens have the span (0, 0): they are never part of the answer. A token that is only the space before the
     # answer may have an empty span behind that space, and is part of it.
     marked = [i for i, (_, end) in enumerate(offsets) if end > len(prompt)]
@@ -119,7 +121,7 @@ def _mark_answer(encoding: _Encoding, max_length: int | None, limit: str) -> Enc
     return EncodedText(tuple(ids), marked[0], marked[-1] + 1)
 
 
-def position_ids(attention_mask: Tensor) -> Tensor:
+def token_positions(attention_mask: Tensor) -> Tensor:
     """`[B, T]` position of each token counted over real tokens only, so that the padding side does not matter."""
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
@@ -156,8 +158,8 @@ class TokenBatch:
         return self.input_ids.shape[0]
 
     def position_ids(self) -> Tensor:
-        """`[B, T]` position of each token, see `position_ids`."""
-        return position_ids(self.attention_mask)
+        """`[B, T]` position of each token, see `token_positions`."""
+        return token_positions(self.attention_mask)
 
     def answer_episode(self) -> Tensor:
         """`[N]` the episode each answer token belongs to."""

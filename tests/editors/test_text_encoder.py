@@ -155,11 +155,11 @@ def test_prompt_and_answer_may_each_have_the_longest_length(t5: EncoderDecoderTe
     long = answer * 9
     assert t5.faults([PAIRS[0], (prompt, long)], lengths[0]) == [
         "",
-        f"answer {long[:60]!r} has {len(t5.tokenizer(long)['input_ids'])} tokens, but the base model reads at most "
+        f"answer {long[:60]!r} has {len(t5.tokenizer(long)['input_ids'])} tokens, but the base model's limit is "
         f"{lengths[0]}",
     ]
     with pytest.raises(EditorError, match=rf"prompt .* has {lengths[0]} tokens, but data\.max_length is 3"):
-        t5.batch([PAIRS[0]], [0], 3, "data.max_length is")
+        t5.batch([PAIRS[0]], [0], 3, "data.max_length")
 
 
 def test_a_tokenizer_without_offsets_will_do() -> None:

@@ -203,13 +203,13 @@ def test_a_text_longer_than_the_model_reads_is_refused(byte_level: PreTrainedTok
     pairs = PAIRS[:1]
     (text,) = encode_answers(byte_level, pairs)
     assert encode_answers(byte_level, pairs, max_length=len(text)) == [text]
-    with pytest.raises(EditorError, match=f"has {len(text)} tokens, but the base model reads at most {len(text) - 1}"):
+    with pytest.raises(EditorError, match=f"has {len(text)} tokens, but the base model's limit is {len(text) - 1}"):
         encode_answers(byte_level, pairs, max_length=len(text) - 1)
 
 
 def test_a_limit_that_is_not_the_models_is_named(byte_level: PreTrainedTokenizerFast) -> None:
     with pytest.raises(EditorError, match=r"has \d+ tokens, but data\.max_length is 2"):
-        encode_answers(byte_level, PAIRS[:1], max_length=2, limit="data.max_length is")
+        encode_answers(byte_level, PAIRS[:1], max_length=2, limit_name="data.max_length")
 
 
 def test_the_faults_of_all_texts_are_told_at_once(byte_level: PreTrainedTokenizerFast) -> None:

@@ -139,7 +139,7 @@ def state_of(model: nn.Module) -> list[Any]:
 def test_overlong_request_is_refused(
     loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    with pytest.raises(EditorError, match=r"has \d+ tokens, but the base model reads at most 64"):
+    with pytest.raises(EditorError, match=r"has \d+ tokens, but the base model's limit is 64"):
         loaded.edit(model, tokenizer, [EditRequest("again and " * 40, "Lume")])
 
 
