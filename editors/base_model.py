@@ -104,7 +104,8 @@ def reads_with_an_encoder(config: BaseModelConfig) -> bool:
     return not config.name.endswith(".gguf") and bool(load_config(config).is_encoder_decoder)
 
 
-def _model_class(*, encoder_decoder: bool) -> Any:
+def auto_class(*, encoder_decoder: bool) -> Any:
+    """The class of transformers that loads a language model of this family."""
     return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
 
 
@@ -119,7 +120,7 @@ def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
     if "gguf_file" in source and dtype == "auto":
         dtype = torch.float32
     try:
-        model_class = _model_class(encoder_decoder=reads_with_an_encoder(config))
+        model_class = auto_class(encoder_decoder=reads_with_an_encoder(config))
         model = model_class.from_pretrained(**source, dtype=dtype)
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
@@ -135,7 +136,7 @@ def load_skeleton(config: BaseModelConfig) -> PreTrainedModel:
         BaseModelError: there is nothing at `config.name`, or it is no language model.
     """
     settings = load_config(config)
-    model_class = _model_class(encoder_decoder=settings.is_encoder_decoder)
+    model_class = auto_class(encoder_decoder=settings.is_encoder_decoder)
     try:
         with torch.device("meta"):
             dtype = settings.dtype or torch.float32

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,13 +128,25 @@ class CheckpointFolder:
             ArtifactError: a parameter is not in the checkpoint.
         """
         digest = hashlib.sha256()
-        for name, _ in sorted(skeleton.named_parameters()):
+        for name in sorted(self._parameters(skeleton)):
             values = self.tensor(self.key(name, skeleton.base_model_prefix))
             if values.is_floating_point():
                 values = values.to(_loaded_dtype(skeleton, name, dtype)).to(torch.bfloat16)
             digest.update(name.encode())
             digest.update(tensor_bytes(values))
         return digest.hexdigest()
+
+    def _parameters(self, skeleton: PreTrainedModel) -> Iterator[str]:
+        """Names of the parameters of the model once loaded.
+
+        Of several that share one tensor it is the first. But one that the checkpoint holds with other values becomes a
+        parameter of its own, whatever the configuration says (the head of T5 1.1).
+        """
+        first: dict[int, str] = {}
+        for name, parameter in skeleton.named_parameters(remove_duplicate=False):
+            owner = first.setdefault(id(parameter), name)
+            if name == owner or (name in self._places and not torch.equal(self.tensor(name), self.tensor(owner))):
+                yield name
 
 
 def tensor_bytes(values: Tensor) -> memoryview:

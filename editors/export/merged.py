@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editors.base_model import (
     BaseModelConfig,
+    auto_class,
     load_base_model,
     load_skeleton,
     load_tokenizer,
@@ -31,6 +32,7 @@ from editors.export.card import edit_card
 from editors.export.checkpoint_folder import CheckpointFolder, tensor_bytes
 from editors.files import new_folder, save_tensors, save_text
 from editors.manifest import EditManifest
+from editors.seq2seq import is_encoder_decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,9 +44,9 @@ _ORIGINAL, _EDIT, _CARD = "original.safetensors", "edit.safetensors", "base_mode
 _OTHER_WEIGHTS = frozenset({".bin", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth"})
 _USAGE = """\
 ```python
-from transformers import AutoModelForCausalLM
+from transformers import {auto_class}
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+model = {auto_class}.from_pretrained("path/to/this/folder")
 ```
 
 The base model again, to the last bit: `python -m editors undo path/to/this/folder --output NEW_FOLDER`."""
@@ -132,7 +134,8 @@ def _write_edit(folder: Path, edit: LowRankEdit, skeleton: PreTrainedModel, mani
     edit.save(folder / _EXTRA / _EDIT)
     if (folder / "README.md").is_file():
         (folder / "README.md").rename(folder / _EXTRA / _CARD)
-    save_text(edit_card(manifest, "transformers", _USAGE), folder / "README.md")
+    usage = _USAGE.format(auto_class=auto_class(encoder_decoder=is_encoder_decoder(skeleton)).__name__)
+    save_text(edit_card(manifest, "transformers", usage), folder / "README.md")
     manifest.export = {"kind": "merged", "edited_weights": hashes, "rounding_error": rounding}
     manifest.save(folder)
 
