@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, BartConfig, PreTrainedConfig, PreTrainedModel, T5Config
 
 from editors.text_encoder import EncodedPair, collate_pairs
@@ -77,13 +77,18 @@ def tiny_seq2seq(architecture: str, seed: int = 0, **config: Any) -> PreTrainedM
             model.set_output_embeddings(nn.Linear(HIDDEN, model.config.vocab_size, bias=False))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                # T5's head expects states of size 1 and embeddings of size 1; position biases must be felt.
-                scale = 1.0 if "relative_attention_bias" in name or "shared" in name else parameter.shape[-1] ** -0.5
                 if parameter.dim() > 1:
-                    parameter.normal_(std=scale)
+                    parameter.normal_(std=_scale(name, parameter))
                 else:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
+
+
+def _scale(name: str, parameter: Tensor) -> float:
+    """Positions must be felt: T5's as biases of attention scores, BART's beside embeddings that are scaled up."""
+    if "embed_positions" in name:
+        return HIDDEN**0.5
+    return 1.0 if "relative_attention_bias" in name or "shared" in name else parameter.shape[-1] ** -0.5
 
 
 def random_pairs(
