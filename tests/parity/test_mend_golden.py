@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import EditSignal, Factors, FrozenLM
+from editors.frozen import EditSignal, Factors, FrozenLM, _DecoderOnlyInputs
 from editors.losses import answer_nll, locality_kl
 from editors.mend.network import FactorTransform, MENDConfig, MENDNetwork
 from editors.tokens import TokenBatch
@@ -210,7 +210,8 @@ def gpt2(golden: Path) -> Case:
     case = load_case(folder, "gpt2-tiny", load_file(folder / "init_state.safetensors"))
     case.network.train()
     # The reference numbers padded texts from the left edge, padding included; GPT-2 embeds these numbers.
-    case.lm._takes_positions = False
+    assert isinstance(case.lm._inputs, _DecoderOnlyInputs)
+    case.lm._inputs._takes_positions = False
     return case
 
 
