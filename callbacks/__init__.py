@@ -2,8 +2,9 @@
 
 from callbacks.examples import ExampleTable
 from callbacks.export import ExportArtifact
+from callbacks.margins import AnnealMargins
 from callbacks.plots import ResultPlot
 from callbacks.results import ResultsFile
 from callbacks.watchdog import Watchdog
 
-__all__ = ["ExampleTable", "ExportArtifact", "ResultPlot", "ResultsFile", "Watchdog"]
+__all__ = ["AnnealMargins", "ExampleTable", "ExportArtifact", "ResultPlot", "ResultsFile", "Watchdog"]

@@ -20,7 +20,7 @@ class TrainingFault(EditorError):
     """Training is broken in a way that more steps will not mend."""
 
 
-_EDIT_RATE = "the editor's edit rate (model.mend.edit_rate for MEND)"
+_EDIT_RATE = "the editor's edit rate (model.mend.edit_rate for MEND, model.ke.edit_rate for KE)"
 _REMEDIES = {
     "the loss is NaN or infinite": (
         "the learning rate or the edit rates are too high, or half precision overflows",

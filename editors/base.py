@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -36,8 +36,8 @@ class EpisodeLosses:
     """Losses of a step; scalars in nats per token, averaged over episodes.
 
     Args:
-        total: `c_edit * edit + c_loc * locality`.
-        edit: negative log-likelihood of the target after a paraphrase, under the edited model.
+        total: what is minimised.
+        edit: the edit loss; negative log-likelihood of the target after a paraphrase, under the edited model.
         locality: `KL(base || edited)` on the locality answers.
         edit_before: negative log-likelihood of the target after the edit prompt, under the base model.
         shift: largest change of any logit on the locality texts; NaN where there is none.
@@ -176,11 +176,25 @@ class Editor(LightningModule):
         count = batch.num_episodes
         hidden = self.frozen.prefix([batch.edit, batch.rephrase, batch.locality])
         edit, before = self.compute_edit(batch.edit, count, hidden[0])
-        nll = answer_nll(self.frozen.logits(batch.rephrase, edit, hidden[1]), batch.rephrase.targets)
-        edit_loss = mean_over_present(*episode_means(nll, batch.rephrase.answer_episode(), count))
+        edit_loss = self.edit_loss(batch, edit, hidden)
         locality_loss, shift = self._locality_loss(batch.locality, edit, hidden[2], count)
-        total = self.c_edit * edit_loss + self.c_loc * locality_loss
+        total = self.total_loss(edit_loss, locality_loss, edit)
         return EpisodeLosses(total, edit_loss, locality_loss, before.mean(), shift)
+
+    def edit_loss(self, batch: EditBatch, edit: LowRankEdit, hidden: Sequence[Tensor | None]) -> Tensor:
+        """`[]` how far the edits are from taking hold; a subclass may measure it otherwise.
+
+        Args:
+            batch: the episodes.
+            edit: the edit of each.
+            hidden: the frozen prefixes of edit, paraphrase and locality texts.
+        """
+        nll = answer_nll(self.frozen.logits(batch.rephrase, edit, hidden[1]), batch.rephrase.targets)
+        return mean_over_present(*episode_means(nll, batch.rephrase.answer_episode(), batch.num_episodes))
+
+    def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: LowRankEdit) -> Tensor:  # noqa: ARG002
+        """`[]` what is minimised; a subclass may weigh the losses otherwise, or add some of the edit itself."""
+        return self.c_edit * edit_loss + self.c_loc * locality_loss
 
     def _locality_loss(
         self, texts: TokenBatch, edit: LowRankEdit, hidden: Tensor | None, count: int

@@ -154,7 +154,13 @@ class FrozenLM(nn.Module):
         finally:
             hook.remove()
 
-    def capture(self, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None) -> EditSignal:
+    def capture(
+        self,
+        tokens: TokenBatch,
+        num_episodes: int,
+        hidden: Tensor | None = None,
+        edit: LowRankEdit | None = None,
+    ) -> EditSignal:
         """Run the edit texts and take down what an edit is made from, without forming any gradient of weight size.
 
         The edit loss is the mean negative log-likelihood of a text's target tokens, summed over the episode's texts. So
@@ -164,6 +170,7 @@ class FrozenLM(nn.Module):
             tokens: the edit texts.
             num_episodes: E.
             hidden: `[B, T, d]` from `prefix`.
+            edit: run with this edit, to edit the edited model once more.
         """
         tokens = tokens.outside_inference_mode()
         inputs: dict[str, Tensor] = {}
@@ -182,7 +189,7 @@ class FrozenLM(nn.Module):
                 hidden = hidden.clone()
             for site in self.sites:
                 stack.callback(self.model.get_submodule(site).register_forward_hook(probe(site)).remove)
-            logits = self.logits(tokens, hidden=hidden)
+            logits = self.logits(tokens, edit, hidden)
             text_loss, _ = episode_means(answer_nll(logits, tokens.targets), tokens.rows, tokens.num_texts)
             deltas = output_gradients(text_loss, [probes[site] for site in self.sites])
         loss, _ = episode_means(text_loss.detach(), tokens.episode, num_episodes)

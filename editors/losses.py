@@ -22,17 +22,20 @@ def episode_means(values: Tensor, episode: Tensor, num_episodes: int) -> tuple[T
     return sums / counts.clamp(min=1), counts > 0
 
 
-def answer_nll(logits: Tensor, targets: Tensor) -> Tensor:
+def answer_nll(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Negative log-likelihood in nats of each answer token.
 
     Args:
         logits: `[N, V]` at the predicting positions.
         targets: `[N]` answer token ids.
+        smoothing: share of the probability that the V - 1 other tokens are to have, in equal parts.
 
     Returns:
         `[N]` in float32.
     """
-    return functional.cross_entropy(logits.float(), targets, reduction="none")
+    # torch gives the other tokens, and the target too, an equal part of its own share.
+    share = smoothing * logits.shape[-1] / max(1, logits.shape[-1] - 1)
+    return functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=share)
 
 
 def locality_kl(base_logits: Tensor, edited_logits: Tensor) -> Tensor:

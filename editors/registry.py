@@ -38,6 +38,7 @@ class EditorEntry:
 
 
 EDITORS: dict[str, EditorEntry] = {
+    "ke": EditorEntry("editors.ke.network", "KENetwork", "KEShape", "editors.ke.module", "KE"),
     "mend": EditorEntry("editors.mend.network", "MENDNetwork", "MENDConfig", "editors.mend.module", "MEND"),
 }
 

@@ -25,9 +25,12 @@ from callbacks.watchdog import _REMEDIES
 from datamodules import EditDataModule, EditRecord, ZsRE
 from datamodules.facts import world_facts, world_relations
 from editors.__main__ import _parser
+from editors.base import Editor
 from editors.base_model import BaseModelConfig
 from editors.export.artifact import load_editor
 from editors.export.card import model_card
+from editors.ke.module import KE
+from editors.ke.network import KEConfig
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.registry import EDITORS, EditorEntry
@@ -283,12 +286,13 @@ def _page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_the_options_of_mend_are_documented_with_their_defaults() -> None:
-    text = _page("editors/mend/README.md")
-    options = {field.name: field.default for field in dataclasses.fields(MENDConfig)}
-    options |= {name: p.default for name, p in inspect.signature(MEND).parameters.items()}
+@pytest.mark.parametrize(("editor", "config"), [(KE, KEConfig), (MEND, MENDConfig)])
+def test_the_options_of_editors_are_documented_with_their_defaults(editor: type[Editor], config: type) -> None:
+    text = _page(f"editors/{editor.registered_name}/README.md")
+    options = {field.name: field.default for field in dataclasses.fields(config)}
+    options |= {name: p.default for name, p in inspect.signature(editor).parameters.items()}
     for name, default in options.items():
-        if name not in ("base_model", "mend"):
+        if name not in ("base_model", editor.registered_name):
             row = next((line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line), "")
             assert row, f"{name} is missing"
             assert _says(row, default), f"the default of {name} is {default}"
@@ -296,6 +300,8 @@ def test_the_options_of_mend_are_documented_with_their_defaults() -> None:
 
 def _says(row: str, default: Any) -> bool:
     """Whether a row of an option table names this default: 0.0001 may be written 1e-4, True true."""
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        return all(_says(row, value) for value in dataclasses.asdict(default).values())
     words = re.findall(r"[\w.+-]+", row.replace("`", ""))
     if isinstance(default, bool) or not isinstance(default, int | float):
         return str(default).lower() in words

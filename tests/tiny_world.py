@@ -186,8 +186,21 @@ def _mend(model: Path) -> dict[str, Any]:
     )
 
 
+def _ke(model: Path) -> dict[str, Any]:
+    return _item(
+        "editors.ke.module.KE",
+        base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
+        ke={"hidden_width": 16, "condition_width": 24, "edit_rate": 0.02},
+        kl_margin={"start": 0.1, "end": 0.01},
+        norm_margin={"start": 0.01, "end": 0.001},
+        learning_rate=1e-3,
+        lr_schedule="linear",
+        warmup_steps=2,
+    )
+
+
 # The `model` section for each registered editor.
-MODELS = {"mend": _mend}
+MODELS = {"ke": _ke, "mend": _mend}
 
 
 def write_splits(folder: Path, counts: dict[str, int] | None = None) -> Path:

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from editors.base_model import BaseModelConfig, float16_hint, weights_hash
 from editors.edits import LowRankEdit
-from editors.errors import ArtifactError
+from editors.errors import ArtifactError, EditorError
 from editors.export.card import model_card
 from editors.files import new_folder, save_json, save_tensors, save_text
 from editors.frozen import FrozenLM
 from editors.registry import registered_editor
+from editors.repeated import edit_until_flipped
 from editors.requests import EditRequest
 from editors.seq2seq import is_encoder_decoder
 from editors.sites import is_linear, linear_widths
@@ -147,7 +148,11 @@ class LoadedEditor:
         return self
 
     def edit(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        attempts: int = 1,
     ) -> LowRankEdit:
         """Make one edit that fulfils all `requests` together. The model is not changed: apply or merge the edit.
 
@@ -155,21 +160,27 @@ class LoadedEditor:
             model: the base model the editor was trained for; on the device of this editor.
             tokenizer: its tokenizer.
             requests: the facts to change.
+            attempts: while the edited model does not prefer a target, edit it again, at most this often in all. KE's
+                paper: 5.
 
         Raises:
             ArtifactError: the model is not the one the editor was trained for.
-            EditorError: there is no request, or one is too long for the model.
+            EditorError: there is no request, one is too long for the model, or `attempts` is below 1.
         """
-        return self._edits(model, tokenizer, requests, [0] * len(requests))
+        return self._edits(model, tokenizer, requests, [0] * len(requests), attempts)
 
     def edit_each(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        attempts: int = 1,
     ) -> LowRankEdit:
         """Make an independent edit of each request, all in one batch: episode `i` of the result is request `i`.
 
         Arguments and errors are those of `edit`.
         """
-        return self._edits(model, tokenizer, requests, list(range(len(requests))))
+        return self._edits(model, tokenizer, requests, list(range(len(requests))), attempts)
 
     def _edits(
         self,
@@ -177,9 +188,12 @@ class LoadedEditor:
         tokenizer: PreTrainedTokenizerBase,
         requests: Sequence[EditRequest],
         episode: list[int],
+        attempts: int,
     ) -> LowRankEdit:
         if not requests:
             raise ArtifactError("there is no edit request")
+        if attempts < 1:
+            raise EditorError(f"attempts must be at least 1, got {attempts}")
         self.check_base_model(model)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         encoder = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
@@ -187,7 +201,7 @@ class LoadedEditor:
         count = episode[-1] + 1
         with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
             hidden = frozen.prefix([tokens])[0]
-            edit: LowRankEdit = self.network(frozen.capture(tokens, count, hidden))
+            edit = edit_until_flipped(self.network, frozen, tokens, count, hidden, attempts)
         facts = [
             self._facts([request for request, owner in zip(requests, episode, strict=True) if owner == number])
             for number in range(count)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.errors import EditorError
-from editors.frozen import EditSignal, Factors
+from editors.frozen import EditSignal
 from editors.normaliser import RunningNormaliser
+from editors.rows import gradient_rows, pad_episodes
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class MENDNetwork(nn.Module):
         updates: dict[str, SiteUpdate] = {}
         with torch.autocast(episode.device.type, enabled=False):
             for key, sites in self.groups.items():
-                rows = [_gradient_rows(factors[site], episode) for site in sites]
-                counts = [len(row_episode) for _, _, row_episode in rows]
+                rows = [gradient_rows(factors[site]) for site in sites]
+                counts = [len(text) for _, _, text in rows]
                 index = torch.arange(len(sites), device=episode.device).repeat_interleave(
                     torch.tensor(counts, device=episode.device)
                 )
@@ -151,27 +152,7 @@ class MENDNetwork(nn.Module):
                 delta = torch.cat([delta for _, delta, _ in rows])
                 new_u, new_delta = self.transforms[key](u, delta, index)
                 parts = zip(sites, rows, new_u.split(counts), new_delta.split(counts), strict=True)
-                for site, (_, _, row_episode), site_u, site_delta in parts:
+                for site, (_, _, text), site_u, site_delta in parts:
                     rate = self.edit_rates[self.sites.index(site)]
-                    updates[site] = _pad_episodes(site_u, -rate * site_delta, row_episode, signal.num_episodes)
+                    updates[site] = pad_episodes(site_u, -rate * site_delta, episode[text], signal.num_episodes)
         return LowRankEdit({site: updates[site] for site in self.sites})
-
-
-def _gradient_rows(factors: Factors, episode: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows `[N, .]` in float32 where input and gradient are both non-zero, with each row's episode `[N]`.
-
-    Padding, the last token, and in the last block everything but the predicting positions carry no gradient.
-    """
-    kept = (factors.u != 0).any(dim=-1) & (factors.delta != 0).any(dim=-1)
-    return factors.u[kept].float(), factors.delta[kept].float(), episode.unsqueeze(1).expand_as(kept)[kept]
-
-
-def _pad_episodes(u: Tensor, v: Tensor, episode: Tensor, num_episodes: int) -> SiteUpdate:
-    """Lay rows `[N, .]` of consecutive episodes out as `[E, R, .]`, R being the most rows any episode has."""
-    counts = torch.bincount(episode, minlength=num_episodes)
-    slot = torch.arange(len(episode), device=episode.device) - (counts.cumsum(0) - counts)[episode]
-    shape = (num_episodes, max(1, int(counts.max())))
-    return SiteUpdate(
-        u.new_zeros(*shape, u.shape[-1]).index_put((episode, slot), u),
-        v.new_zeros(*shape, v.shape[-1]).index_put((episode, slot), v),
-    )

@@ -84,6 +84,18 @@ def test_loaded_editor_gives_the_trained_modules_logits(
     assert (wanted - before).abs().max() > 0.1
 
 
+def test_further_attempts_add_updates_while_an_answer_has_not_flipped(
+    loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    once, twice = (loaded.edit_each(model, tokenizer, REQUESTS, attempts=attempts) for attempts in (1, 2))
+    assert [facts["requests"] for facts in twice.metadata["episodes"]] == [
+        facts["requests"] for facts in once.metadata["episodes"]
+    ]
+    assert all(twice.updates[site].u.shape[1] > update.u.shape[1] for site, update in once.updates.items())
+    with pytest.raises(EditorError, match="attempts must be at least 1, got 0"):
+        loaded.edit(model, tokenizer, REQUESTS, attempts=0)
+
+
 def test_edit_each_equals_separate_edits(
     loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
