@@ -191,7 +191,7 @@ class FrozenLM(nn.Module):
                 stack.callback(self.model.get_submodule(site).register_forward_hook(probe(site)).remove)
             logits = self.logits(tokens, edit, hidden)
             text_loss, _ = episode_means(answer_nll(logits, tokens.targets), tokens.rows, tokens.num_texts)
-            deltas = output_gradients(text_loss, [probes[site] for site in self.sites])
+            deltas = output_gradients(text_loss, [probes[site] for site in self.sites], logits.dtype)
         loss, _ = episode_means(text_loss.detach(), tokens.episode, num_episodes)
         # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer. An encoder's layers see the
         # prompt's tokens, a decoder's the answer's.

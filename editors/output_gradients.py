@@ -15,7 +15,7 @@ _LARGEST_SCALE = 2.0**15
 _STEP = 2.0**4
 
 
-def output_gradients(losses: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+def output_gradients(losses: Tensor, outputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Gradient of `losses.sum()` with respect to each of `outputs`.
 
     Float16 has no numbers below 6e-8: gradients of a model that half knows an answer already would vanish on their way
@@ -26,12 +26,14 @@ def output_gradients(losses: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     Args:
         losses: `[B]`; loss b depends on row b of the outputs only.
         outputs: `[B, T, d]`, or `[B * T, d]` text by text.
+        dtype: what the model computes in. Some layers of a float16 model may be in float32 (T5's `wo`): their gradients
+            have come down through the others.
 
     Returns:
-        Gradients of the outputs' shapes: float32 if an output is float16, otherwise of the outputs' types. They are not
+        Gradients of the outputs' shapes: float32 if `dtype` is float16, otherwise of the outputs' types. They are not
         finite where the loss is not, or where float16 does not reach even without a scale.
     """
-    if all(output.dtype != torch.float16 for output in outputs):
+    if dtype != torch.float16:
         return list(torch.autograd.grad(losses.sum(), outputs))
     scale = torch.full_like(losses, _LARGEST_SCALE)
     while True:

@@ -60,18 +60,21 @@ _CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 ARCHITECTURES: tuple[str, ...] = tuple(_CONFIGS)
 
 
-def tiny_seq2seq(architecture: str, seed: int = 0, **config: Any) -> PreTrainedModel:
+def tiny_seq2seq(
+    architecture: str, seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any
+) -> PreTrainedModel:
     """A new random model of width 32 in eval mode; the same `seed` gives the same weights.
 
     Args:
         architecture: one of `ARCHITECTURES`.
         seed: of the weights. The global random state is left alone.
+        dtype: of the weights.
         config: what the model's configuration has otherwise.
     """
     config_class, settings = _CONFIGS[architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config_class(**{**settings, **config}))
+        model = AutoModelForSeq2SeqLM.from_config(config_class(**{**settings, **config}))
         if architecture == "t5_1_1":
             # Its head is not the embedding; transformers learns that from the weights alone.
             model.set_output_embeddings(nn.Linear(HIDDEN, model.config.vocab_size, bias=False))
@@ -81,7 +84,7 @@ def tiny_seq2seq(architecture: str, seed: int = 0, **config: Any) -> PreTrainedM
                     parameter.normal_(std=_scale(name, parameter))
                 else:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    return model.to(dtype).eval()
 
 
 def _scale(name: str, parameter: Tensor) -> float:

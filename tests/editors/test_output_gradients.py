@@ -12,7 +12,7 @@ def gradient(factors: Tensor, dtype: torch.dtype) -> Tensor:
     """Gradient of `factors * output`, one text for each factor and two tokens, through a cast to `dtype`."""
     output = torch.ones(len(factors), 2, 1, dtype=dtype, requires_grad=True)
     losses = (output.float() * factors.view(-1, 1, 1)).sum(dim=(1, 2))
-    return output_gradients(losses, [output])[0]
+    return output_gradients(losses, [output], dtype)[0]
 
 
 def test_float16_gradients_keep_their_size_whatever_the_text_beside_them() -> None:
@@ -39,5 +39,13 @@ def test_texts_may_be_flattened_into_tokens() -> None:
     output = torch.ones(6, 1, dtype=torch.float16, requires_grad=True)
     factors = torch.tensor([1e-9, 1.0, 3e4])
     losses = output.float().view(3, 2).sum(dim=1) * factors
-    (found,) = output_gradients(losses, [output])
+    (found,) = output_gradients(losses, [output], torch.float16)
     torch.testing.assert_close(found, factors.repeat_interleave(2).view(6, 1), rtol=2e-3, atol=0)
+
+
+def test_a_float32_layer_of_a_float16_model_gets_what_comes_down_through_float16() -> None:
+    output = torch.ones(2, 1, 1, requires_grad=True)
+    factors = torch.tensor([1e-9, 1.0])
+    losses = output.half().float().flatten() * factors
+    (found,) = output_gradients(losses, [output], torch.float16)
+    torch.testing.assert_close(found.flatten(), factors, rtol=2e-3, atol=0)

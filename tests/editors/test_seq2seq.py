@@ -269,8 +269,8 @@ def test_float16_differs_from_float32_by_rounding_alone(model: PreTrainedModel, 
 # --- generation ------------------------------------------------------------------------------------------------------
 
 
-def test_generate_answers_each_prompt_as_if_alone(lm: FrozenLM) -> None:
-    pairs, episode = pairs_for(lm.model), [0, 0, 1, 2]
+def test_generate_answers_each_prompt_as_if_alone(model: PreTrainedModel) -> None:
+    lm, pairs, episode = FrozenLM(model, num_blocks=2), pairs_for(model), [0, 0, 1, 2]
     edit = random_edit(lm.site_widths(), num_episodes=3, scale=1.0)
     changed = [with_changed_weights(lm.model, edit, e) for e in range(3)]
     steps = [len(pair.labels) - pair.answer_start + 2 for pair in pairs]

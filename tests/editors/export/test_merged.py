@@ -40,7 +40,7 @@ def write_base(
 ) -> tuple[BaseModelConfig, PreTrainedModel]:
     """A base model on disk with a card and weights in another format, and the model as it is loaded."""
     make = tiny_seq2seq if architecture in ENCODER_DECODERS else tiny_model
-    make(architecture).to(DTYPES[dtype]).save_pretrained(folder, max_shard_size=max_shard_size)
+    make(architecture, dtype=DTYPES[dtype]).save_pretrained(folder, max_shard_size=max_shard_size)
     (folder / "README.md").write_text("the base model's card")
     (folder / "pytorch_model.bin").write_bytes(b"unedited")
     (folder / "tokenizer.json").write_text("{}")
