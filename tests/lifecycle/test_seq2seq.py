@@ -1,4 +1,4 @@
-"""The life of a MEND editor for encoder-decoder models: fit, resume, test, export, load, apply."""
+"""The life of an editor for encoder-decoder models: fit, resume, test, export, load, apply."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ STEPS_BEFORE_RESUMING, STEPS = 8, 12
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
 # Architecture -> special tokens around a text, and the token that its decoder starts with.
 FAMILIES = {"t5_1_1": ("$A </s>", PAD_ID), "bart": ("<s> $A </s>", EOS_ID)}
+# Each editor with T5; the other family once.
+LIVES = [("ke", "t5_1_1"), ("mend", "t5_1_1"), ("mend", "bart")]
 HELD_OUT = row(sum(COUNTS.values()))
 REQUEST = EditRequest(HELD_OUT["src"], HELD_OUT["alt"])
 
@@ -55,25 +57,29 @@ def write_world(folder: Path, architecture: str, world: TinyWorld) -> TinyWorld:
     return replace(world, model=folder)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=LIVES, ids="-".join)
 def life(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Life:
-    """One life for each family; nothing is changed by the tests."""
-    folder = tmp_path_factory.mktemp(request.param)
-    world, root = write_world(folder / "model", request.param, tiny_world), folder / "runs"
-    fit = world.run("fit", root, f"--trainer.max_steps={STEPS_BEFORE_RESUMING}", "--trainer.val_check_interval=4")
-    resumed = world.run("fit", root, "--ckpt_path=last", "--trainer.val_check_interval=4")
+    """Nothing is changed by the tests."""
+    editor, architecture = request.param
+    folder = tmp_path_factory.mktemp(f"{editor}-{architecture}")
+    world, root = write_world(folder / "model", architecture, tiny_world), folder / "runs"
+
+    def run(verb: str, *more: str) -> EditorCLI:
+        return world.run(verb, root, *more, editor=editor)
+
+    fit = run("fit", f"--trainer.max_steps={STEPS_BEFORE_RESUMING}", "--trainer.val_check_interval=4")
+    resumed = run("fit", "--ckpt_path=last", "--trainer.val_check_interval=4")
     checkpoints = resumed.trainer.checkpoint_callback
     assert isinstance(checkpoints, ModelCheckpoint)
     last = f"--ckpt_path={checkpoints.last_model_path}"
-    world.run("export", root, last, f"--output={folder / 'exported'}")
-    return Life(fit, resumed, world.run("test", root, last), folder / "exported")
+    run("export", last, f"--output={folder / 'exported'}")
+    return Life(fit, resumed, run("test", last), folder / "exported")
 
 
 def test_sites_are_in_encoder_and_decoder(life: Life) -> None:
-    assert {"encoder", "decoder"} == {part for site in life.editor.frozen.sites for part in site.split(".")[:2]} - {
-        "block",
-        "model",
-    }
+    sites = life.editor.frozen.sites
+    assert any("encoder." in site for site in sites)
+    assert any("decoder." in site for site in sites)
 
 
 def test_training_moved_every_parameter_and_resuming_went_on(life: Life) -> None:
