@@ -58,12 +58,26 @@ class EditManifest:
 
     @property
     def base(self) -> BaseModelConfig:
-        """How to load the base model; never trusting its code, as in `LoadedEditor.base_model`."""
-        return BaseModelConfig(**{**self.base_model, "trust_remote_code": False})
+        """How to load the base model; never trusting its code, as in `LoadedEditor.base_model`.
+
+        Raises:
+            ArtifactError: the manifest says so in words that are unknown.
+        """
+        try:
+            return BaseModelConfig(**{**self.base_model, "trust_remote_code": False})
+        except TypeError as error:
+            raise ArtifactError(f"what this edit says about its base model cannot be read: {error}") from error
 
     def requests(self) -> list[EditRequest]:
-        """Every request that was edited in."""
-        return [EditRequest(**request) for edit in self.edits for request in edit["requests"] or ()]
+        """Every request that was edited in.
+
+        Raises:
+            ArtifactError: the manifest lists something else.
+        """
+        try:
+            return [EditRequest(**request) for edit in self.edits for request in edit["requests"] or ()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"what this edit says about its requests cannot be read: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write the manifest into the folder of an export."""

@@ -24,9 +24,9 @@ from callbacks.export import export_artifact
 from callbacks.watchdog import _REMEDIES
 from datamodules import EditDataModule, EditRecord, ZsRE
 from datamodules.facts import world_facts, world_relations
-from editors.__main__ import _parser
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
+from editors.commands.line import build_parser
 from editors.export.artifact import load_editor
 from editors.export.card import model_card
 from editors.ke.module import KE
@@ -132,7 +132,7 @@ def test_training_commands_are_accepted(
 
 @pytest.mark.parametrize(("command", "block"), _commands("python -m editors"))
 def test_commands_of_trained_editors_are_accepted(command: str, block: Block) -> None:
-    _parser().parse_args(shlex.split(command)[3:])
+    build_parser().parse_args(shlex.split(command)[3:])
 
 
 @pytest.mark.parametrize(("command", "block"), _commands("python -m benchmarks"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = "hyperedit-editor-1"
+_FILES = ("model.safetensors", "config.json", "README.md")
 
 
 @dataclass
@@ -75,10 +77,15 @@ def save_artifact(folder: str | Path, config: ArtifactConfig, state: dict[str, T
         ArtifactError: the folder holds something already.
     """
     with new_folder(folder) as temporary:
-        save_tensors(state, temporary / "model.safetensors", {"format": "pt"})
-        save_json(asdict(config), temporary / "config.json")
-        save_text(model_card(asdict(config)), temporary / "README.md")
+        _write_artifact(temporary, config, state)
     return Path(folder)
+
+
+def _write_artifact(folder: Path, config: ArtifactConfig, state: dict[str, Tensor]) -> None:
+    """Write the files of an artifact, each all or nothing."""
+    save_tensors(state, folder / "model.safetensors", {"format": "pt"})
+    save_json(asdict(config), folder / "config.json")
+    save_text(model_card(asdict(config)), folder / "README.md")
 
 
 def load_editor(folder: str | Path) -> LoadedEditor:
@@ -120,8 +127,11 @@ def _read_config(folder: Path) -> ArtifactConfig:
         raise ArtifactError(f"{path} does not have the fields of {FORMAT}: {error}") from error
 
 
-class LoadedEditor:
+class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
     """A trained editor, ready to edit its base model.
+
+    From huggingface_hub it has `save_pretrained`, `push_to_hub`, and `from_pretrained` for a folder or a Hub id; what
+    they write and read is an artifact.
 
     Args:
         config: what the editor is and needs.
@@ -132,6 +142,16 @@ class LoadedEditor:
         self.config = config
         self.network = network.eval().requires_grad_(requires_grad=False)
         self._checked: WeakSet[nn.Module] = WeakSet()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        _write_artifact(save_directory, self.config, self.network.state_dict())
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> LoadedEditor:
+        if Path(model_id).is_dir():
+            return load_editor(model_id)
+        options.pop("config", None)  # read by the mixin; `load_editor` reads it again and checks it
+        return load_editor(snapshot_download(model_id, allow_patterns=list(_FILES), **options))
 
     @property
     def base_model(self) -> BaseModelConfig:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from editors.errors import ArtifactError
+from editors.hashing import raw_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,13 +85,17 @@ class CheckpointFolder:
         Raises:
             ArtifactError: the checkpoint has no such tensor.
         """
-        for name in (parameter, parameter.removeprefix(f"{prefix}.")):
-            if name in self._places:
-                return name
+        found = self._find(parameter, prefix)
+        if found is not None:
+            return found
         raise ArtifactError(
             f"the checkpoint has no tensor {parameter!r}: it is of another model, or the model's class renames or "
             "fuses tensors when it loads. Export a LoRA adapter instead"
         )
+
+    def _find(self, parameter: str, prefix: str) -> str | None:
+        names = (parameter, parameter.removeprefix(f"{prefix}."))
+        return next((name for name in names if name in self._places), None)
 
     def tensor(self, key: str) -> Tensor:
         """One tensor, in the type it is stored in."""
@@ -113,7 +118,7 @@ class CheckpointFolder:
             )
         with (self.folder / place.file).open("r+b") as file:
             file.seek(place.start)
-            file.write(tensor_bytes(values))
+            file.write(raw_bytes(values))
             file.flush()
             os.fsync(file.fileno())
 
@@ -133,7 +138,7 @@ class CheckpointFolder:
             if values.is_floating_point():
                 values = values.to(_loaded_dtype(skeleton, name, dtype)).to(torch.bfloat16)
             digest.update(name.encode())
-            digest.update(tensor_bytes(values))
+            digest.update(raw_bytes(values))
         return digest.hexdigest()
 
     def _parameters(self, skeleton: PreTrainedModel) -> Iterator[str]:
@@ -145,13 +150,14 @@ class CheckpointFolder:
         first: dict[int, str] = {}
         for name, parameter in skeleton.named_parameters(remove_duplicate=False):
             owner = first.setdefault(id(parameter), name)
-            if name == owner or (name in self._places and not torch.equal(self.tensor(name), self.tensor(owner))):
+            if name == owner or self._differ(owner, name, skeleton.base_model_prefix):
                 yield name
 
-
-def tensor_bytes(values: Tensor) -> memoryview:
-    """The bytes of a tensor as safetensors stores them."""
-    return values.contiguous().view(-1).view(torch.uint8).numpy().data
+    def _differ(self, one: str, other: str, prefix: str) -> bool:
+        """Whether the checkpoint has both parameters, with different values."""
+        keys = [self._find(name, prefix) for name in (one, other)]
+        tensors = [self.tensor(key) for key in keys if key is not None]
+        return len(tensors) == len(keys) and not torch.equal(*tensors)
 
 
 def _loaded_dtype(skeleton: PreTrainedModel, name: str, dtype: torch.dtype) -> torch.dtype:

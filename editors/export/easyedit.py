@@ -23,6 +23,7 @@ from editors.export.inert_pickle import PickledTensor, TorchArchive
 from editors.files import new_folder, require_new_folder, save_text
 from editors.frozen import FrozenLM
 from editors.mend.network import MENDNetwork
+from editors.normaliser import RunningNormaliser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,7 +98,8 @@ def _require_family(model_name: str) -> None:
 
 def _require_trained(network: MENDNetwork) -> None:
     """EasyEdit divides by the running deviations, which need two rows."""
-    if network.config.normalise and any(int(t.normalise_u.count) < 2 for t in network.transforms.values()):
+    normalisers = [module for module in network.modules() if isinstance(module, RunningNormaliser)]
+    if any(int(normaliser.count) < 2 for normaliser in normalisers):
         raise ArtifactError("this editor was never trained: its running statistics are undefined")
 
 

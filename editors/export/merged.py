@@ -6,7 +6,6 @@ model larger than memory can be merged, and all other weights stay as they are t
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +28,9 @@ from editors.base_model import (
 from editors.edits import LowRankEdit, SiteUpdate, layer_of
 from editors.errors import ArtifactError, BaseModelError
 from editors.export.card import edit_card
-from editors.export.checkpoint_folder import CheckpointFolder, tensor_bytes
+from editors.export.checkpoint_folder import CheckpointFolder
 from editors.files import new_folder, save_tensors, save_text
+from editors.hashing import tensor_hash
 from editors.manifest import EditManifest
 from editors.seq2seq import is_encoder_decoder
 
@@ -128,7 +128,7 @@ def _write_edit(folder: Path, edit: LowRankEdit, skeleton: PreTrainedModel, mani
         transposed = isinstance(layer_of(skeleton, site, update), Conv1D)
         edited, rounding[site] = _edited(original[key], update, transposed)
         checkpoint.write(key, edited)
-        hashes[key] = _sha256(edited)
+        hashes[key] = tensor_hash(edited).hex()
     (folder / _EXTRA).mkdir()
     save_tensors(original, folder / _EXTRA / _ORIGINAL, {"format": "pt"})
     edit.save(folder / _EXTRA / _EDIT)
@@ -155,10 +155,6 @@ def _edited(weight: Tensor, update: SiteUpdate, transposed: bool) -> tuple[Tenso
     return edited, float((edited.float() - weight.float() - delta).norm()) / size if size else 0.0
 
 
-def _sha256(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
-
-
 def undo_merged(merged: str | Path, folder: str | Path) -> Path:
     """Write the base model of a merged checkpoint again, bit for bit as it was.
 
@@ -182,7 +178,7 @@ def undo_merged(merged: str | Path, folder: str | Path) -> Path:
     if original.keys() != hashes.keys():
         raise ArtifactError(f"{merged / _EXTRA / _ORIGINAL} does not hold the weights that the manifest names")
     for key in original:
-        if _sha256(checkpoint.tensor(checkpoint.key(key, ""))) != hashes[key]:
+        if tensor_hash(checkpoint.tensor(checkpoint.key(key, ""))).hex() != hashes[key]:
             raise ArtifactError(f"{key} of {merged} was changed after this edit; undo later changes first")
     with new_folder(folder) as temporary:
         _copy_files(merged, temporary)

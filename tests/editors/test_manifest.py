@@ -52,6 +52,14 @@ def test_edit_of_unknown_origin_is_refused(metadata: dict[str, Any]) -> None:
         EditManifest.of(edit)
 
 
+def test_foreign_facts_are_refused() -> None:
+    with pytest.raises(ArtifactError, match="about its base model cannot be read"):
+        _ = EditManifest.of(an_edit(base_model={"name": "tiny", "colour": "red"})).base
+    for requests in ([{"question": "q"}], 3, [{"prompt": "", "target": ""}]):
+        with pytest.raises(ArtifactError, match="about its requests cannot be read"):
+            EditManifest.of(an_edit(requests=requests)).requests()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

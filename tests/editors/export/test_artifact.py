@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from callbacks.export import export_artifact
 from editors import files
-from editors.__main__ import main as apply_main
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer
+from editors.commands.line import main as apply_main
 from editors.edits import LowRankEdit
 from editors.errors import ArtifactError, EditorError
 from editors.export.artifact import LoadedEditor, load_editor
@@ -297,6 +297,34 @@ def test_card_without_metrics_says_so(editor: MEND, tmp_path: Path) -> None:
     assert "No metrics: these weights (training step 40) were not validated." in card
 
 
+def test_saved_and_read_through_the_hubs_mixin(loaded: LoadedEditor, artifact: Path, tmp_path: Path) -> None:
+    loaded.save_pretrained(tmp_path / "saved")
+    names = ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == names
+    assert all((tmp_path / "saved" / name).read_bytes() == (artifact / name).read_bytes() for name in names)
+    again = LoadedEditor.from_pretrained(tmp_path / "saved")
+    assert again.config == loaded.config
+    torch.testing.assert_close(again.network.state_dict(), loaded.network.state_dict())
+
+
+def test_hub_id_is_downloaded_and_nothing_but_an_artifact_is_taken(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network: what huggingface_hub would download is a folder."""
+    asked: dict[str, Any] = {}
+
+    def download(model_id: str, **options: Any) -> str:
+        asked.update(options, model_id=model_id)
+        return str(artifact)
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda **_: str(artifact / "config.json"))
+    monkeypatch.setattr("editors.export.artifact.snapshot_download", download)
+    editor = LoadedEditor.from_pretrained("me/my-editor", revision="v1")
+    assert editor.config.editor == "mend"
+    assert (asked["model_id"], asked["revision"]) == ("me/my-editor", "v1")
+    assert asked["allow_patterns"] == ["model.safetensors", "config.json", "README.md"]
+
+
 def test_existing_folder_is_refused_and_untouched(editor: MEND, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
@@ -399,7 +427,7 @@ def test_apply_ends_with_one_line_on_what_the_user_can_mend(
 ) -> None:
     if damage:
         damage(copied)
-    assert apply_main(["apply", str(copied), *options]) == 2
+    assert apply_main(["apply", str(copied), *options]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
@@ -420,7 +448,7 @@ def test_only_the_user_decides_that_model_code_is_run(
             loaded_with.append(config.trust_remote_code)
             return load(config)
 
-        monkeypatch.setattr(f"editors.__main__.{name}", spy)
+        monkeypatch.setattr(f"editors.commands.apply.{name}", spy)
     assert apply_main(["apply", str(copied), *FACT, *(["--trust-remote-code"] if trusted else [])]) == 0
     assert loaded_with == [trusted, trusted]
 
@@ -470,6 +498,6 @@ def test_apply_in_a_process_of_its_own(artifact: Path, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert bad.returncode == 2
+    assert bad.returncode == 1
     assert "Traceback" not in bad.stderr
     assert len(bad.stderr.splitlines()) == 1

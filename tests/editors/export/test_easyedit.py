@@ -96,7 +96,7 @@ def test_archive_holds_plain_tensors_and_settings_have_every_field(exported: Pat
 
 
 def test_signs_are_turned(exported: Path, artifact: Path) -> None:
-    rates = load_editor(artifact).network.edit_rates
+    rates = load_editor(artifact).network.get_parameter("edit_rates")
     torch.testing.assert_close(read_archive(exported / "archive.pt")["edit_lrs"], -rates)
 
 

@@ -123,7 +123,7 @@ def tensor_pickle(numbers: int, offset: int, size: tuple[int, ...], stride: tupl
 
     class Tensor:
         def __reduce__(self) -> tuple[Any, ...]:
-            arguments = (Storage(), offset, size, stride, False, OrderedDict())
+            arguments: tuple[Any, ...] = (Storage(), offset, size, stride, False, OrderedDict())
             return torch._utils._rebuild_tensor_v2, arguments
 
     buffer = io.BytesIO()
@@ -170,7 +170,7 @@ def overlap(path: Path) -> None:
             copy.CRC = member.CRC
             file.filelist.append(copy)
             file.NameToInfo[copy.filename] = copy
-        file._didModify = True
+        file._didModify = True  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from editors.export.truncation import logit_error, truncate, truncation_error
 from editors.frozen import FrozenLM
 from editors.manifest import EditManifest
 from tests.tiny_models import random_batch, random_edit, tiny_model
+from tests.tiny_seq2seq import ARCHITECTURES as ENCODER_DECODERS
+from tests.tiny_seq2seq import tiny_seq2seq
 
 BASE = {"name": "tiny", "revision": "abc123", "dtype": "float32"}
 REQUEST = {"prompt": "What is the capital | of Beldor?", "target": "Lume"}
@@ -61,6 +63,22 @@ def test_peft_gives_the_edits_logits_and_the_base_models_after_unloading(archite
     bare = adapted.unload()
     assert torch.equal(logits(bare), before)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in bare.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+@torch.no_grad()
+def test_adapter_of_an_encoder_decoder_model(architecture: str, tmp_path: Path) -> None:
+    model = tiny_seq2seq(architecture)
+    edit = an_edit(model)
+    inputs = {"input_ids": TOKENS.input_ids, "decoder_input_ids": TOKENS.input_ids[:, :4]}
+    before = model(**inputs).logits
+    with edit.applied(model):
+        wanted = model(**inputs).logits
+    folder = save_lora(tmp_path / "lora", edit, model)
+    assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
+    adapted = PeftModel.from_pretrained(model, folder)
+    torch.testing.assert_close(adapted(**inputs).logits, wanted, rtol=1e-5, atol=1e-5)
+    assert (wanted - before).abs().max() > 0.05
 
 
 def test_sites_may_have_different_ranks(tmp_path: Path) -> None:

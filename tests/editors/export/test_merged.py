@@ -120,7 +120,7 @@ def test_encoder_decoder_folder_is_edited_without_loading_it(architecture: str, 
 @pytest.mark.parametrize("loaded_in", DTYPES)
 def test_edit_made_in_another_precision_than_the_checkpoints(loaded_in: str, tmp_path: Path) -> None:
     base, _ = write_base(tmp_path / "base")
-    base = replace(base, dtype=loaded_in)
+    base = replace(base, dtype=loaded_in)  # type: ignore[arg-type]
     edit = edit_for(base, load_base_model(base))
     folder = save_merged(tmp_path / "merged", edit)
     assert all(error < 1e-4 for error in EditManifest.load(folder).export["rounding_error"].values())

@@ -1,0 +1,54 @@
+"""`apply`: make one edit and show answers before and after."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from editors.answers import ask
+from editors.base_model import load_base_model, load_tokenizer
+from editors.commands.base_model_options import add_base_model_options, chosen_base_model
+from editors.export.artifact import load_editor
+from editors.requests import EditRequest
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("apply", help="make one edit and show answers before and after")
+    parser.add_argument("artifact", help="folder of an exported editor")
+    parser.add_argument("--prompt", required=True, help="the question whose answer has to change")
+    parser.add_argument("--target", required=True, help="the new answer")
+    parser.add_argument("--ask", action="append", default=[], help="another question to show; may be repeated")
+    add_base_model_options(parser)
+    parser.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
+    parser.add_argument("--save", help="write the edit to this .safetensors file")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Make the edit."""
+    editor = load_editor(options.artifact).to(options.device)
+    request = EditRequest(options.prompt, options.target)
+    source = chosen_base_model(options, editor.base_model)
+    model = load_base_model(source).to(options.device)
+    tokenizer = load_tokenizer(source)
+    prompts = [options.prompt, *options.ask]
+    before = ask(model, tokenizer, prompts)
+    edit = editor.edit(model, tokenizer, [request])
+    with edit.applied(model):
+        after = ask(model, tokenizer, prompts)
+    # As `Text`: what users and models say ("[/INST]") must not be read as markup.
+    table = Table(title=Text(f"Edit: {request.prompt} → {request.target}"), show_lines=True)
+    for heading in ("question", "before", "after"):
+        table.add_column(heading)
+    for row in zip(prompts, before, after, strict=True):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    if options.save:
+        edit.save(options.save)
+        console.print(Text(f"Edit written to {options.save}"))
+    return 0

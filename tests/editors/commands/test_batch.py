@@ -1,0 +1,161 @@
+"""Tests of `python -m editors batch` and of `editors.batch`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from editors.base_model import load_base_model, load_tokenizer
+from editors.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
+from editors.commands import batch
+from editors.commands.line import main
+from editors.edits import LowRankEdit
+from editors.errors import EditorError
+from editors.export.artifact import load_editor
+from editors.request_files import BadRow, RequestRow
+from tests.editors.conftest import REQUESTS
+from tests.tiny_world import row
+
+TOO_LONG = json.dumps({"prompt": "x " * 99, "target": "a"})
+BAD_LINES = ["{", '"text"', '{"prompt": "q"}', '{"prompt": "", "target": "a"}', TOO_LONG]
+
+
+def request_row(number: int) -> dict[str, Any]:
+    """A request with paraphrase and locality."""
+    values = row(number)
+    locality = [{"prompt": values["loc"], "answer": values["loc_ans"]}]
+    return {"prompt": values["src"], "target": values["alt"], "rephrases": [values["rephrase"]], "locality": locality}
+
+
+def write_requests(path: Path, lines: list[Any]) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
+def run(artifact: Path, requests: Path, output: Path, *more: str) -> int:
+    return main(["batch", str(artifact), str(requests), f"--output={output}", *more])
+
+
+def test_good_rows_are_done_and_reported(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = write_requests(tmp_path / "r.jsonl", [request_row(number) for number in range(5)])
+    assert run(artifact, requests, tmp_path / "out", "--batch-size=2", "--save-edits") == 0
+    rows = read_rows(tmp_path / "out")
+    assert [(line["row"], line["status"]) for line in rows] == [(number, "done") for number in range(1, 6)]
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert (report["rows"], report["done"], report["bad"]) == (5, 5, [])
+    for name, value in report["metrics"].items():
+        assert value == pytest.approx(sum(line["scores"][name] for line in rows) / 5)
+    assert {name.split("/")[0] for name in report["metrics"]} == {"before", "reliability", "generality", "locality"}
+    assert report["seconds_per_edit"] > 0
+    assert "5 done, 0 bad" in capsys.readouterr().out
+    saved = LowRankEdit.load(tmp_path / "out/edits/3.safetensors")
+    assert saved.metadata["requests"] == [{"prompt": row(2)["src"], "target": row(2)["alt"]}]
+
+
+def test_bad_rows_are_reported_by_number_and_the_others_done(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines: list[Any] = [request_row(0), *BAD_LINES, request_row(1)]
+    assert run(artifact, write_requests(tmp_path / "r.jsonl", lines), tmp_path / "out") == 3
+    rows = read_rows(tmp_path / "out")
+    assert [line["status"] for line in rows] == ["done", *["bad"] * len(BAD_LINES), "done"]
+    bad = json.loads((tmp_path / "out/report.json").read_text())["bad"]
+    assert [entry["row"] for entry in bad] == [2, 3, 4, 5, 6]
+    assert "tokens, but the base model's limit is 64" in bad[-1]["error"]
+    assert "row 2: no JSON" in capsys.readouterr().out
+
+
+def test_file_without_a_good_row_and_an_empty_one(artifact: Path, tmp_path: Path) -> None:
+    assert run(artifact, write_requests(tmp_path / "bad.jsonl", ["{"]), tmp_path / "bad") == 3
+    assert run(artifact, write_requests(tmp_path / "empty.jsonl", []), tmp_path / "empty") == 0
+    assert json.loads((tmp_path / "empty/report.json").read_text())["seconds_per_edit"] is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_edits_and_scores_do_not_depend_on_the_batch(artifact: Path, batch_size: int) -> None:
+    editor = load_editor(artifact)
+    model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
+    rows = [RequestRow(n, request, (request.prompt,), ((row(9)["loc"], "Lume"),)) for n, request in enumerate(REQUESTS)]
+    results = list(BatchEditor(editor, model, tokenizer, batch_size).run(rows))
+    for result, request in zip(results, REQUESTS, strict=True):
+        assert isinstance(result, DoneRow)
+        wanted = editor.edit(model, tokenizer, [request])
+        for site, update in wanted.updates.items():
+            torch.testing.assert_close(result.edit.updates[site].weight_delta(), update.weight_delta())
+        # The paraphrase is the prompt itself.
+        for prefix in ("", "before/"):
+            assert result.scores[f"{prefix}{RELIABILITY}"] == result.scores[f"{prefix}{GENERALITY}"]
+
+
+def test_scores_are_those_of_the_answers(artifact: Path) -> None:
+    """An edit that does nothing leaves everything as before; one that is huge does not."""
+    editor = load_editor(artifact)
+    model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
+    rows = [RequestRow(1, REQUESTS[0], (), ((row(9)["loc"], "Lume"),))]
+    for rate, same in ((0.0, True), (1e4, False)):
+        editor.network.get_parameter("edit_rates").fill_(rate)
+        (result,) = BatchEditor(editor, model, tokenizer).run(rows)
+        assert isinstance(result, DoneRow)
+        assert (result.scores[LOCALITY] == 1) == same
+
+
+def test_edit_that_is_not_finite_is_a_bad_row(artifact: Path) -> None:
+    editor = load_editor(artifact)
+    editor.network.get_parameter("edit_rates").fill_(torch.inf)
+    model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
+    (result,) = BatchEditor(editor, model, tokenizer).run([RequestRow(1, REQUESTS[0])])
+    assert isinstance(result, BadRow)
+    assert "not finite" in result.error
+
+
+def test_batch_size_must_be_positive(artifact: Path) -> None:
+    editor = load_editor(artifact)
+    with pytest.raises(EditorError, match="at least 1"):
+        BatchEditor(editor, load_base_model(editor.base_model), load_tokenizer(editor.base_model), 0)
+
+
+def test_existing_output_is_refused(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = write_requests(tmp_path / "r.jsonl", [request_row(0)])
+    assert run(artifact, requests, tmp_path) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_second_writer_is_refused(tmp_path: Path) -> None:
+    with batch._created(tmp_path / "rows.jsonl"), pytest.raises(EditorError, match="written by another process"):
+        batch._created(tmp_path / "rows.jsonl")
+
+
+def test_rows_done_before_a_crash_are_on_disk(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = write_requests(tmp_path / "r.jsonl", [request_row(number) for number in range(6)])
+    edited, calls = BatchEditor._edited, []
+
+    def crash(self: BatchEditor, rows: Any) -> Any:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return edited(self, rows)
+
+    monkeypatch.setattr(BatchEditor, "_edited", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run(artifact, requests, tmp_path / "out", "--batch-size=2")
+    assert [line["row"] for line in read_rows(tmp_path / "out")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_ten_thousand_rows_of_which_one_percent_is_broken(artifact: Path, tmp_path: Path) -> None:
+    lines: list[Any] = [{"prompt": f"Who founded {number}?", "target": "Lume"} for number in range(10_000)]
+    for number in range(50, 10_000, 100):
+        lines[number] = BAD_LINES[number // 100 % len(BAD_LINES)]
+    assert run(artifact, write_requests(tmp_path / "r.jsonl", lines), tmp_path / "out", "--batch-size=256") == 3
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert (report["rows"], report["done"]) == (10_000, 9_900)
+    assert [entry["row"] for entry in report["bad"]] == list(range(51, 10_000, 100))
+    assert [line["row"] for line in read_rows(tmp_path / "out")] == list(range(1, 10_001))
