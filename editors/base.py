@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from editors.base_model import BaseModelConfig, float16_hint, load_base_model, load_tokenizer, weights_hash
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
@@ -39,19 +39,25 @@ class EpisodeLosses:
         total: what is minimised.
         edit: the edit loss; negative log-likelihood of the target after a paraphrase, under the edited model.
         locality: `KL(base || edited)` on the locality answers.
-        edit_before: negative log-likelihood of the target after the edit prompt, under the base model.
-        shift: largest change of any logit on the locality texts; NaN where there is none.
+        shift: largest change of any logit on the locality texts; NaN where that is not computed.
+        edit_before: negative log-likelihood of the target after the edit prompt, under the base model; `None` where
+            that is not computed.
     """
 
     total: Tensor
     edit: Tensor
     locality: Tensor
-    edit_before: Tensor
     shift: Tensor
+    edit_before: Tensor | None = None
 
     def detach(self) -> EpisodeLosses:
         """The same numbers without their autograd history."""
-        return EpisodeLosses(**{f.name: getattr(self, f.name).detach() for f in fields(self)})
+        return EpisodeLosses(**{name: value.detach() for name, value in self.items()})
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Those losses that were computed, by name."""
+        values = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return [(name, value) for name, value in values if value is not None]
 
 
 class Editor(LightningModule):
@@ -99,9 +105,9 @@ class Editor(LightningModule):
 
     @abstractmethod
     def build_network(self) -> nn.Module:
-        """The hypernetwork for `self.frozen`'s edit sites: it maps an `EditSignal` to a `LowRankEdit`."""
+        """The hypernetwork for `self.frozen`'s edit sites: it maps an `EditSignal` to a `Edit`."""
 
-    def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[LowRankEdit, Tensor]:
+    def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[Edit, Tensor]:
         """From edit texts to the edit of each episode.
 
         Args:
@@ -166,8 +172,9 @@ class Editor(LightningModule):
         """One step over E independent episodes."""
         losses = self.episode_losses(batch)
         self.last_losses = losses.detach()
-        for name in ("total", "edit", "locality", "edit_before"):
-            self.log(f"train/{name}_loss", getattr(self.last_losses, name), batch_size=batch.num_episodes)
+        for name, value in self.last_losses.items():
+            if name != "shift":
+                self.log(f"train/{name}_loss", value, batch_size=batch.num_episodes)
         self.log("loss", self.last_losses.total, prog_bar=True, logger=False, batch_size=batch.num_episodes)
         return losses.total
 
@@ -179,9 +186,9 @@ class Editor(LightningModule):
         edit_loss = self.edit_loss(batch, edit, hidden)
         locality_loss, shift = self._locality_loss(batch.locality, edit, hidden[2], count)
         total = self.total_loss(edit_loss, locality_loss, edit)
-        return EpisodeLosses(total, edit_loss, locality_loss, before.mean(), shift)
+        return EpisodeLosses(total, edit_loss, locality_loss, shift, before.mean())
 
-    def edit_loss(self, batch: EditBatch, edit: LowRankEdit, hidden: Sequence[Tensor | None]) -> Tensor:
+    def edit_loss(self, batch: EditBatch, edit: Edit, hidden: Sequence[Tensor | None]) -> Tensor:
         """`[]` how far the edits are from taking hold; a subclass may measure it otherwise.
 
         Args:
@@ -192,13 +199,11 @@ class Editor(LightningModule):
         nll = answer_nll(self.frozen.logits(batch.rephrase, edit, hidden[1]), batch.rephrase.targets)
         return mean_over_present(*episode_means(nll, batch.rephrase.answer_episode(), batch.num_episodes))
 
-    def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: LowRankEdit) -> Tensor:  # noqa: ARG002
+    def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: Edit) -> Tensor:  # noqa: ARG002
         """`[]` what is minimised; a subclass may weigh the losses otherwise, or add some of the edit itself."""
         return self.c_edit * edit_loss + self.c_loc * locality_loss
 
-    def _locality_loss(
-        self, texts: TokenBatch, edit: LowRankEdit, hidden: Tensor | None, count: int
-    ) -> tuple[Tensor, Tensor]:
+    def _locality_loss(self, texts: TokenBatch, edit: Edit, hidden: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
         """The KL loss, and the largest change of any logit."""
         if texts.num_texts == 0:
             zero = torch.zeros((), device=texts.input_ids.device)

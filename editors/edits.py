@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,81 @@ from editors.files import save_tensors
 from editors.hashing import tensor_hash
 from editors.sites import is_linear, linear_widths
 
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from transformers import PreTrainedTokenizerBase
+
+    from editors.requests import EditRequest
+    from editors.tokens import TokenBatch
+
 _FORMAT = "hyperedit-low-rank-edit-1"
+
+
+class Edit(Protocol):
+    """What every kind of edit can do; it holds one for each of E independent episodes."""
+
+    metadata: dict[str, Any]
+
+    @property
+    def keeps_prefix(self) -> bool:
+        """Whether the blocks below the lowest edit site compute the same with the edit as without."""
+
+    @property
+    def num_episodes(self) -> int:
+        """E."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the edit's tensors are."""
+
+    def finite_episodes(self) -> Tensor:
+        """`[E]` booleans: the episode's edit holds no infinity and no NaN."""
+
+    def to(self, device: torch.device | str) -> Edit:
+        """A copy on another device."""
+
+    def detach(self) -> Edit:
+        """The same edit without its autograd history."""
+
+    def select(self, episode: int) -> Edit:
+        """The edit of one episode, as an edit with E = 1."""
+
+    def applied(
+        self, model: nn.Module, episode: Tensor | None = None, texts: TokenBatch | None = None
+    ) -> AbstractContextManager[None]:
+        """Inside this context `model` computes with the edit; afterwards it is exactly as before.
+
+        Args:
+            model: the base model.
+            episode: `[B]` which episode's edit each text of the batch gets; may be left out when E = 1.
+            texts: the batch that will be run, where it is known and the language-model head will see only its answer
+                positions. An edit may run every text several times, side by side; the head then sees `[copies, N, .]`.
+        """
+
+    def save(self, path: str | Path) -> None:
+        """Write the edit to a file."""
+
+    @staticmethod
+    def compose(edits: Any) -> Edit:
+        """One edit that does what all `edits`, of this kind, do together."""
+
+
+@runtime_checkable
+class TextEditNetwork(Protocol):
+    """A network that makes edits of texts, rather than of what the base model computes on them."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    """The base model's; whoever uses the network sets it."""
+
+    def remember(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> Edit:
+        """The edit of each episode.
+
+        Args:
+            requests: the facts to change.
+            episode: for each request its episode.
+            num_episodes: E.
+        """
 
 
 @dataclass
@@ -58,6 +132,11 @@ class LowRankEdit:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def keeps_prefix(self) -> bool:
+        """True: only sites compute differently."""
+        return True
+
+    @property
     def num_episodes(self) -> int:
         """E."""
         return next(iter(self.updates.values())).u.shape[0]
@@ -66,6 +145,11 @@ class LowRankEdit:
     def device(self) -> torch.device:
         """Where the factors are."""
         return next(iter(self.updates.values())).u.device
+
+    def finite_episodes(self) -> Tensor:
+        """`[E]` booleans: all factors of the episode are finite."""
+        factors = [factor for update in self.updates.values() for factor in (update.u, update.v)]
+        return torch.stack([factor.flatten(1).isfinite().all(dim=1) for factor in factors]).all(dim=0)
 
     def _map(self, function: Any) -> LowRankEdit:
         updates = {site: SiteUpdate(function(up.u), function(up.v)) for site, up in self.updates.items()}
@@ -82,7 +166,7 @@ class LowRankEdit:
     def select(self, episode: int) -> LowRankEdit:
         """The edit of one episode, as an edit with E = 1 and the metadata of that episode."""
         selected = self._map(lambda tensor: tensor[episode : episode + 1])
-        selected.metadata = _of_episode(self.metadata, episode)
+        selected.metadata = facts_of_episode(self.metadata, episode)
         return selected
 
     def require_single(self, purpose: str) -> None:
@@ -117,12 +201,18 @@ class LowRankEdit:
         return LowRankEdit(updates, {"parts": [edit.metadata for edit in edits]})
 
     @contextmanager
-    def applied(self, model: nn.Module, episode: Tensor | None = None) -> Iterator[None]:
+    def applied(
+        self,
+        model: nn.Module,
+        episode: Tensor | None = None,
+        texts: TokenBatch | None = None,  # noqa: ARG002
+    ) -> Iterator[None]:
         """Inside this context `model` computes with the edit; afterwards it is exactly as before.
 
         Args:
             model: the base model.
             episode: `[B]` which episode's update each text of the batch gets; may be left out when E = 1.
+            texts: the batch that will be run; not needed.
 
         Raises:
             EditorError: `episode` is missing though E > 1, or the model has no such layer.
@@ -192,10 +282,37 @@ class LowRankEdit:
             raise ArtifactError(f"{path} is damaged: {error}") from error
 
 
-def _of_episode(metadata: dict[str, Any], episode: int) -> dict[str, Any]:
-    """The facts of one episode, also of composed edits."""
+def compose(edits: Sequence[Edit]) -> Edit:
+    """One edit that does what all `edits`, of one kind, do together.
+
+    Raises:
+        EditorError: there is none, they are of different kinds, or they do not fit together.
+    """
+    kinds = {type(edit): None for edit in edits}
+    if len(kinds) != 1:
+        names = ", ".join(kind.__name__ for kind in kinds) or "none"
+        raise EditorError(f"compose needs edits of one kind, got {names}; enter the blocks of different kinds together")
+    return next(iter(kinds)).compose(edits)
+
+
+def low_rank(edit: Edit) -> LowRankEdit:
+    """`edit` as a weight update in factors, which alone can be merged and written as an adapter.
+
+    Raises:
+        EditorError: it is of another kind.
+    """
+    if not isinstance(edit, LowRankEdit):
+        raise EditorError(
+            f"a {type(edit).__name__} is no weight update: it can be applied, saved and composed, but not "
+            "merged or written as an adapter"
+        )
+    return edit
+
+
+def facts_of_episode(metadata: dict[str, Any], episode: int) -> dict[str, Any]:
+    """The facts of one episode in an edit's metadata, also of composed edits."""
     if "parts" in metadata:
-        return {"parts": [_of_episode(part, episode) for part in metadata["parts"]]}
+        return {"parts": [facts_of_episode(part, episode) for part in metadata["parts"]]}
     return dict(metadata["episodes"][episode] if "episodes" in metadata else metadata)
 
 

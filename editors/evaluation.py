@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.losses import answer_nll, episode_means, locality_kl
 from editors.metrics import MetricTable, agreement, generated_match, probability_success, teacher_forced
 from editors.tokens import EditBatch, TokenBatch
@@ -123,9 +123,7 @@ def _edit_losses(tokens: TokenBatch, logits: Tensor, count: int) -> _Values:
     return episode_means(answer_nll(logits, tokens.targets), tokens.answer_episode(), count)
 
 
-def _generated_scores(
-    editor: Editor, probes: dict[str, TokenBatch], edit: LowRankEdit, count: int
-) -> dict[str, _Values]:
+def _generated_scores(editor: Editor, probes: dict[str, TokenBatch], edit: Edit, count: int) -> dict[str, _Values]:
     """Free-generation measures of every promise, before and after the edit."""
     base = _continuations(editor.frozen, editor.tokenizer, list(probes.values()), None)
     edited = _continuations(editor.frozen, editor.tokenizer, list(probes.values()), edit)
@@ -144,7 +142,7 @@ def _generated_scores(
 
 
 def _continuations(
-    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, batches: Sequence[TokenBatch], edit: LowRankEdit | None
+    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, batches: Sequence[TokenBatch], edit: Edit | None
 ) -> list[list[str]]:
     """What the model says after each prompt, greedily, a few tokens past the answer's length; for each batch."""
     generated = frozen.generate(batches, edit, EXTRA_TOKENS)

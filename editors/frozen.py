@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.generation import generate
 from editors.losses import answer_nll, episode_means
 from editors.output_gradients import output_gradients
@@ -131,24 +131,32 @@ class FrozenLM(nn.Module):
 
     # --- forward passes ----------------------------------------------------------------------------------------------
 
-    def logits(self, tokens: TokenBatch, edit: LowRankEdit | None = None, hidden: Tensor | None = None) -> Tensor:
+    def logits(self, tokens: TokenBatch, edit: Edit | None = None, hidden: Tensor | None = None) -> Tensor:
         """Logits `[N, V]` at the positions that predict answer tokens.
 
         Args:
             tokens: the texts.
             edit: run with this edit; texts are matched to episodes by `tokens.episode`.
-            hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit.
+            hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit; not used if the edit changes them.
         """
-        applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode)
-        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens.positions):
+        hidden = hidden if edit is None or edit.keeps_prefix else None
+        applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode, tokens)
+        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens):
             output = self.model(**self._inputs.arguments(tokens))
         return output.logits[0]
 
     @contextmanager
-    def _head_at(self, positions: Tensor) -> Iterator[None]:
-        """Let the language-model head see only `positions`: with a large vocabulary it costs as much as many blocks."""
-        head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[positions].unsqueeze(0),))
+    def _head_at(self, tokens: TokenBatch) -> Iterator[None]:
+        """Let the language-model head see only answer positions: with a large vocabulary it costs as much as blocks.
+
+        It sees `[copies, N, d]`, where an edit may run every text several times.
+        """
+
+        def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            copies = args[0].unflatten(0, (tokens.num_texts, -1)).transpose(0, 1)
+            return (copies.flatten(1, 2)[:, tokens.positions],)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(select)
         try:
             yield
         finally:
@@ -159,7 +167,7 @@ class FrozenLM(nn.Module):
         tokens: TokenBatch,
         num_episodes: int,
         hidden: Tensor | None = None,
-        edit: LowRankEdit | None = None,
+        edit: Edit | None = None,
     ) -> EditSignal:
         """Run the edit texts and take down what an edit is made from, without forming any gradient of weight size.
 
@@ -204,7 +212,7 @@ class FrozenLM(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, batches: Sequence[TokenBatch], edit: LowRankEdit | None = None, extra_tokens: int = 0
+        self, batches: Sequence[TokenBatch], edit: Edit | None = None, extra_tokens: int = 0
     ) -> list[list[list[int]]]:
         """Greedy continuation of each text's prompt, `extra_tokens` longer than its answer.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.seq2seq import answer_prefix, decoder_start, is_encoder_decoder
 from editors.text_groups import Compact, groups, pass_cost
 from editors.tokens import TokenBatch
@@ -19,7 +19,7 @@ from editors.tokens import TokenBatch
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, batches: Sequence[TokenBatch], edit: LowRankEdit | None = None, extra_tokens: int = 0
+    model: PreTrainedModel, batches: Sequence[TokenBatch], edit: Edit | None = None, extra_tokens: int = 0
 ) -> list[list[list[int]]]:
     """Greedy continuation of each text's prompt; see `FrozenLM.generate`.
 
@@ -39,7 +39,7 @@ def generate(
 
 
 def _generate_group(
-    model: PreTrainedModel, prompts: Sequence[_Prompt], edit: LowRankEdit | None, length: int
+    model: PreTrainedModel, prompts: Sequence[_Prompt], edit: Edit | None, length: int
 ) -> list[list[int]]:
     """Up to `length` tokens after each prompt, all prompts in one batch."""
     device = prompts[0].ids.device

@@ -19,6 +19,7 @@ class EditorEntry:
         config_class: the dataclass of its shape, in the same module.
         module: module of the Lightning module.
         module_class: its class.
+        low_rank: whether its edits are weight updates in factors, which can be merged.
     """
 
     network: str
@@ -26,6 +27,7 @@ class EditorEntry:
     config_class: str
     module: str
     module_class: str
+    low_rank: bool = True
 
     def load_network(self) -> tuple[Any, Any]:
         """The network class and its configuration class (torch and transformers only)."""
@@ -40,6 +42,9 @@ class EditorEntry:
 EDITORS: dict[str, EditorEntry] = {
     "ke": EditorEntry("editors.ke.network", "KENetwork", "KEShape", "editors.ke.module", "KE"),
     "mend": EditorEntry("editors.mend.network", "MENDNetwork", "MENDConfig", "editors.mend.module", "MEND"),
+    "serac": EditorEntry(
+        "editors.serac.network", "SERACNetwork", "SERACConfig", "editors.serac.module", "SERAC", low_rank=False
+    ),
 }
 
 

@@ -165,6 +165,19 @@ class TokenBatch:
         """`[N]` the episode each answer token belongs to."""
         return self.episode[self.rows]
 
+    def prompt_ids(self) -> list[list[int]]:
+        """The token ids of each text up to its answer."""
+        ends = self.attention_mask.sum(dim=1)
+        if self.labels is None:
+            places = self.position_ids().flatten()[self.positions] + 1
+            ends = ends.scatter_reduce(0, self.rows, places, "amin")
+        rows = zip(self.input_ids, self.attention_mask, ends.tolist(), strict=True)
+        return [ids[mask.bool()][:end].tolist() for ids, mask, end in rows]
+
+    def answer_ids(self) -> list[list[int]]:
+        """The token ids of each text's answer."""
+        return [self.targets[self.rows == row].tolist() for row in range(self.num_texts)]
+
     def to(self, device: torch.device | str, **kwargs: Any) -> TokenBatch:
         """A copy on `device`; Lightning calls this."""
         return self._map(lambda tensor: tensor.to(device, **kwargs))

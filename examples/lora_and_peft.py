@@ -12,6 +12,7 @@ from rich.text import Text
 from editors import EditRequest, load_editor
 from editors.answers import ask
 from editors.base_model import load_base_model, load_tokenizer
+from editors.edits import low_rank
 from editors.export.lora import save_lora
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     editor = load_editor(options.artifact)
     model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
     edit = editor.edit(model, tokenizer, [EditRequest(options.prompt, options.target)])
-    save_lora(options.output, edit, model)
+    save_lora(options.output, low_rank(edit), model)
 
     # From here on nothing of hyperedit is needed but `ask`, which is `model.generate` in a few lines.
     adapted = PeftModel.from_pretrained(model, options.output)

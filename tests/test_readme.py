@@ -34,6 +34,8 @@ from editors.ke.network import KEConfig
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.registry import EDITORS, EditorEntry
+from editors.serac.module import SERAC
+from editors.serac.network import SERACConfig
 from tests.tiny_world import TinyWorld, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,7 +288,7 @@ def _page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("editor", "config"), [(KE, KEConfig), (MEND, MENDConfig)])
+@pytest.mark.parametrize(("editor", "config"), [(KE, KEConfig), (MEND, MENDConfig), (SERAC, SERACConfig)])
 def test_the_options_of_editors_are_documented_with_their_defaults(editor: type[Editor], config: type) -> None:
     text = _page(f"editors/{editor.registered_name}/README.md")
     options = {field.name: field.default for field in dataclasses.fields(config)}
@@ -302,9 +304,9 @@ def _says(row: str, default: Any) -> bool:
     """Whether a row of an option table names this default: 0.0001 may be written 1e-4, True true."""
     if dataclasses.is_dataclass(default) and not isinstance(default, type):
         return all(_says(row, value) for value in dataclasses.asdict(default).values())
-    words = re.findall(r"[\w.+-]+", row.replace("`", ""))
+    words = re.findall(r"[\w.+/-]+", row.replace("`", ""))
     if isinstance(default, bool) or not isinstance(default, int | float):
-        return str(default).lower() in words
+        return str(default).lower() in map(str.lower, words)
     return any(float(word) == default for word in words if re.fullmatch(r"[\d.]+(e-?\d+)?", word))
 
 

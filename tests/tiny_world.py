@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,16 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordPiece
 from tokenizers.trainers import BpeTrainer
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from train import EditorCLI, main
 
@@ -67,7 +75,7 @@ def write_model(folder: Path, seed: int = 0, hidden: int = HIDDEN, **config: Any
         "num_hidden_layers": BLOCKS,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": 160,
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": 2,
@@ -99,6 +107,31 @@ def write_tokenizer(folder: Path, template: str = "<s> $A") -> PreTrainedTokeniz
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     fast.save_pretrained(folder)
     return fast
+
+
+def write_encoder(folder: Path, seed: int = 0) -> Path:
+    """Write a random BERT of width 16 with a WordPiece tokenizer of the world's words. Returns `folder`."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    texts = [text for number in range(60) for text in row(number).values() if isinstance(text, str)]
+    words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)})
+    letters = sorted({letter for word in words for letter in word})
+    # Not trained: the trainer breaks ties differently from run to run.
+    pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words])
+    tokenizer = Tokenizer(WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=tokenizer.get_vocab_size(), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=24, max_position_embeddings=48, initializer_range=0.3,
+        )  # fmt: skip
+        BertModel(config).save_pretrained(folder)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -199,8 +232,20 @@ def _ke(model: Path) -> dict[str, Any]:
     )
 
 
+def _serac(model: Path) -> dict[str, Any]:
+    return _item(
+        "editors.serac.module.SERAC",
+        base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
+        serac={"encoder": str(model.parent / "encoder"), "rank": 4},
+        learning_rate=1e-3,
+        scope_learning_rate=1e-3,
+        lr_schedule="linear",
+        warmup_steps=2,
+    )
+
+
 # The `model` section for each registered editor.
-MODELS = {"ke": _ke, "mend": _mend}
+MODELS = {"ke": _ke, "mend": _mend, "serac": _serac}
 
 
 def write_splits(folder: Path, counts: dict[str, int] | None = None) -> Path:
@@ -220,6 +265,7 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     folder = tmp_path_factory.mktemp("tiny_world")
     world = TinyWorld(write_model(folder / "model"), write_splits(folder / "data"))
     write_tokenizer(world.model)
+    write_encoder(folder / "encoder")
     return world
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from editors.base_model import BaseModelConfig, float16_hint, weights_hash
-from editors.edits import LowRankEdit
+from editors.edits import Edit, TextEditNetwork
 from editors.errors import ArtifactError, EditorError
 from editors.export.card import model_card
 from editors.files import new_folder, save_json, save_tensors, save_text
@@ -173,7 +173,7 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         tokenizer: PreTrainedTokenizerBase,
         requests: Sequence[EditRequest],
         attempts: int = 1,
-    ) -> LowRankEdit:
+    ) -> Edit:
         """Make one edit that fulfils all `requests` together. The model is not changed: apply or merge the edit.
 
         Args:
@@ -181,7 +181,7 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
             tokenizer: its tokenizer.
             requests: the facts to change.
             attempts: while the edited model does not prefer a target, edit it again, at most this often in all. KE's
-                paper: 5.
+                paper: 5. A memory is written once: writing the same again would change nothing.
 
         Raises:
             ArtifactError: the model is not the one the editor was trained for.
@@ -195,7 +195,7 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         tokenizer: PreTrainedTokenizerBase,
         requests: Sequence[EditRequest],
         attempts: int = 1,
-    ) -> LowRankEdit:
+    ) -> Edit:
         """Make an independent edit of each request, all in one batch: episode `i` of the result is request `i`.
 
         Arguments and errors are those of `edit`.
@@ -209,7 +209,7 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         requests: Sequence[EditRequest],
         episode: list[int],
         attempts: int,
-    ) -> LowRankEdit:
+    ) -> Edit:
         if not requests:
             raise ArtifactError("there is no edit request")
         if attempts < 1:
@@ -219,9 +219,14 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         encoder = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
         tokens = encoder.batch([(r.prompt, r.target) for r in requests], episode, limit).to(model.device)
         count = episode[-1] + 1
-        with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
-            hidden = frozen.prefix([tokens])[0]
-            edit = edit_until_flipped(self.network, frozen, tokens, count, hidden, attempts)
+        edit: Edit
+        if isinstance(self.network, TextEditNetwork):
+            self.network.tokenizer = tokenizer
+            edit = self.network.remember(requests, episode, count)
+        else:
+            with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
+                hidden = frozen.prefix([tokens])[0]
+                edit = edit_until_flipped(self.network, frozen, tokens, count, hidden, attempts)
         facts = [
             self._facts([request for request, owner in zip(requests, episode, strict=True) if owner == number])
             for number in range(count)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from editors.manifest import EditManifest
+from editors.registry import registered_editor
 
 _USAGE = """\
 ```python
@@ -17,10 +18,15 @@ model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.bas
 edit = editor.edit(model, tokenizer, [EditRequest("What is the capital of France?", "Cairo")])
 with edit.applied(model):
     ...  # inside this block the model answers with the edit
-merged = edit.merge(model)  # or write it into the weights
-merged.undo(model)  # and take it back
+{more}
 ```
 """
+_MERGING = """\
+merged = edit.merge(model)  # or write it into the weights
+merged.undo(model)  # and take it back"""
+_REMEMBERING = """\
+edit = edit.compose([edit, editor.edit(model, tokenizer, [EditRequest("Who wrote Hamlet?", "Jane Austen")])])
+edit.save("memory.safetensors")  # the edits as texts, with their embeddings"""
 
 
 def model_card(config: Mapping[str, Any]) -> str:
@@ -39,7 +45,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         f"weights `{config['base_weights'][:16]}`\n"
         f"- Edited layers: {', '.join(f'`{s}`' for s in config['site_widths'])}",
         "## Results\n\n" + _results(results),
-        "## Use\n\n" + _USAGE,
+        "## Use\n\n" + _USAGE.format(more=_MERGING if registered_editor(config["editor"]).low_rank else _REMEMBERING),
         "## Licence\n\nThe editor: MIT. The base model and the data keep their own licences.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
-from editors.edits import LowRankEdit
+from editors.edits import Edit, low_rank
 from editors.errors import EditorError
 from editors.ke.condition import SEPARATORS
 from editors.ke.constraint import Constraint, Margin, update_norm
@@ -120,7 +120,7 @@ class KE(Editor):
 
     # --- the constrained objective -----------------------------------------------------------------------------------
 
-    def edit_loss(self, batch: EditBatch, edit: LowRankEdit, hidden: Sequence[Tensor | None]) -> Tensor:
+    def edit_loss(self, batch: EditBatch, edit: Edit, hidden: Sequence[Tensor | None]) -> Tensor:
         """Label-smoothed negative log-likelihood on the edit texts and on the paraphrases."""
         if self.objective == "simple":
             return super().edit_loss(batch, edit, hidden)
@@ -129,12 +129,12 @@ class KE(Editor):
         episode = torch.cat([tokens.answer_episode() for tokens, _ in parts])
         return mean_over_present(*episode_means(torch.cat(nll), episode, batch.num_episodes))
 
-    def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: LowRankEdit) -> Tensor:
+    def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: Edit) -> Tensor:
         """`edit + multiplier * (KL - margin)`, and likewise with the update's norm (De Cao et al. 2021)."""
         if self.objective == "simple":
             return super().total_loss(edit_loss, locality_loss, edit)
         total = edit_loss + self.constraints["kl"](locality_loss)
-        return total + self.constraints["norm"](update_norm(edit)) if "norm" in self.constraints else total
+        return total + self.constraints["norm"](update_norm(low_rank(edit))) if "norm" in self.constraints else total
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """As for every editor; also logs multipliers and margins."""

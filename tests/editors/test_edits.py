@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from editors.base_model import weights_hash
-from editors.edits import LowRankEdit, SiteUpdate
+from editors.edits import LowRankEdit, SiteUpdate, compose, low_rank
 from editors.errors import ArtifactError, EditorError
 from editors.frozen import FrozenLM
 from tests.tiny_models import random_edit, tiny_model
@@ -470,3 +471,20 @@ def test_a_tied_weight_is_edited_at_its_site_only() -> None:
     with edit.applied(model):
         assert torch.equal(model["embedding"](ids), embedded)
         close(model["head"](x), plain + x @ edit.updates["head"].weight_delta())
+
+
+def test_finite_episodes_are_told() -> None:
+    edit = random_edit({"a": (4, 5), "b": (5, 4)}, num_episodes=3)
+    edit.updates["b"].v[1, 0, 2] = torch.inf
+    assert edit.finite_episodes().tolist() == [True, False, True]
+
+
+def test_edits_of_one_kind_compose_and_others_do_not() -> None:
+    edits: list[Any] = [random_edit({"a": (4, 5)}, seed=seed) for seed in (0, 1)]
+    assert low_rank(compose(edits)).updates["a"].u.shape[1] == 6
+    with pytest.raises(EditorError, match="edits of one kind, got none"):
+        compose([])
+    with pytest.raises(EditorError, match="edits of one kind, got LowRankEdit, str; enter the blocks"):
+        compose([edits[0], "no edit"])  # type: ignore[list-item]
+    with pytest.raises(EditorError, match="a str is no weight update"):
+        low_rank("no edit")  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
-from editors.edits import LowRankEdit
+from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
 from editors.export.artifact import LoadedEditor, load_editor
 from editors.registry import EDITORS
@@ -158,7 +158,9 @@ def test_an_untrained_editor_is_neither_scored_nor_exported(tiny_world: TinyWorl
 def test_export_looks_at_its_folder_before_it_validates(life: Life, tiny_world: TinyWorld, tmp_path: Path) -> None:
     last = life.folders()[1] / "checkpoints" / "last.ckpt"
     with pytest.raises(EditorError, match="exists already"):
-        tiny_world.run("export", tmp_path / "runs", f"--ckpt_path={last}", f"--output={life.artifact}")
+        tiny_world.run(
+            "export", tmp_path / "runs", f"--ckpt_path={last}", f"--output={life.artifact}", editor=life.name
+        )
     assert not list((tmp_path / "runs").rglob("metrics.json"))
 
 
@@ -231,7 +233,7 @@ def total_bytes(value: Any) -> int:
 # --- the exported editor ---------------------------------------------------------------------------------------------
 
 
-def edits_of(life: Life, loaded: LoadedEditor) -> tuple[TokenBatch, LowRankEdit, LowRankEdit]:
+def edits_of(life: Life, loaded: LoadedEditor) -> tuple[TokenBatch, Edit, Edit]:
     """A held-out text, its edit by the trained module, and by the exported editor on a model of its own."""
     fact = row(sum(COUNTS.values()))
     tokenizer = load_tokenizer(loaded.base_model)

@@ -20,7 +20,7 @@ from callbacks.export import export_artifact
 from editors import files
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer
 from editors.commands.line import main as apply_main
-from editors.edits import LowRankEdit
+from editors.edits import Edit, LowRankEdit, low_rank
 from editors.errors import ArtifactError, EditorError
 from editors.export.artifact import LoadedEditor, load_editor
 from editors.mend.module import MEND
@@ -58,8 +58,9 @@ def copied(artifact: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def assert_same_edit(found: LowRankEdit, wanted: LowRankEdit) -> None:
+def assert_same_edit(first: Edit, second: Edit) -> None:
     """Assert that two edits change every weight alike."""
+    found, wanted = low_rank(first), low_rank(second)
     assert list(found.updates) == list(wanted.updates)
     for site, update in wanted.updates.items():
         delta = update.weight_delta()
@@ -87,7 +88,7 @@ def test_loaded_editor_gives_the_trained_modules_logits(
 def test_further_attempts_add_updates_while_an_answer_has_not_flipped(
     loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    once, twice = (loaded.edit_each(model, tokenizer, REQUESTS, attempts=attempts) for attempts in (1, 2))
+    once, twice = (low_rank(loaded.edit_each(model, tokenizer, REQUESTS, attempts=n)) for n in (1, 2))
     assert [facts["requests"] for facts in twice.metadata["episodes"]] == [
         facts["requests"] for facts in once.metadata["episodes"]
     ]
@@ -111,7 +112,7 @@ def test_an_edit_of_several_requests_is_the_composition_of_its_single_edits(
 ) -> None:
     together = loaded.edit(model, tokenizer, REQUESTS)
     assert together.num_episodes == 1
-    assert_same_edit(together, LowRankEdit.compose([loaded.edit(model, tokenizer, [r]) for r in REQUESTS]))
+    assert_same_edit(together, LowRankEdit.compose([low_rank(loaded.edit(model, tokenizer, [r])) for r in REQUESTS]))
 
 
 def test_edit_says_where_it_came_from(
@@ -151,8 +152,8 @@ def state_of(model: nn.Module) -> list[Any]:
 def test_overlong_request_is_refused(
     loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    with pytest.raises(EditorError, match=r"has \d+ tokens, but the base model's limit is 64"):
-        loaded.edit(model, tokenizer, [EditRequest("again and " * 40, "Lume")])
+    with pytest.raises(EditorError, match=r"has \d+ tokens, but the base model's limit is 160"):
+        loaded.edit(model, tokenizer, [EditRequest("again and " * 120, "Lume")])
 
 
 def test_there_must_be_a_request(
@@ -193,7 +194,7 @@ def test_other_model_of_the_architecture_is_refused(
 def test_model_with_a_merged_edit_is_refused_at_the_first_edit(
     artifact: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    merged = load_editor(artifact).edit(model, tokenizer, REQUESTS[:1]).merge(model)
+    merged = low_rank(load_editor(artifact).edit(model, tokenizer, REQUESTS[:1])).merge(model)
     with pytest.raises(ArtifactError, match="other weights"):
         load_editor(artifact).edit(model, tokenizer, REQUESTS[:1])
     merged.undo(model)
@@ -204,8 +205,8 @@ def test_same_weights_in_another_precision_are_accepted(
     loaded: LoadedEditor, tiny_world: TinyWorld, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     half = load_base_model(BaseModelConfig(str(tiny_world.model), dtype="bfloat16"))
-    edit = loaded.edit(half, tokenizer, REQUESTS[:1])
-    for site, update in loaded.edit(model, tokenizer, REQUESTS[:1]).updates.items():
+    edit = low_rank(loaded.edit(half, tokenizer, REQUESTS[:1]))
+    for site, update in low_rank(loaded.edit(model, tokenizer, REQUESTS[:1])).updates.items():
         found = edit.updates[site]
         assert found.u.dtype == torch.float32
         agreement = torch.cosine_similarity(found.weight_delta().flatten(), update.weight_delta().flatten(), dim=0)

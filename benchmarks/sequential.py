@@ -1,0 +1,172 @@
+"""Edits one after another: `python -m benchmarks.sequential ARTIFACT --data configs/data/zsre.yaml --path DIR`.
+
+The first N test records are edited one by one and kept together. After each of several N the table shows reliability,
+generality and locality on the records edited so far, under teacher forcing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.setting import quieten, read_data
+from datamodules.episodes import EpisodeCollator
+from datamodules.records import EditRecord
+from editors.base_model import load_base_model, load_tokenizer
+from editors.edits import Edit, compose
+from editors.export.artifact import LoadedEditor, load_editor
+from editors.files import save_json
+from editors.frozen import FrozenLM
+from editors.metrics import agreement, teacher_forced
+from editors.requests import EditRequest
+from editors.seq2seq import is_encoder_decoder
+from editors.text_encoder import text_encoder
+from editors.tokens import TokenBatch
+
+_TOGETHER = 16
+_MAX_TOKENS = 512
+_COLUMNS = ("reliability", "generality", "locality")
+
+
+@dataclass
+class Point:
+    """After a number of edits: means over records of the mean over the record's texts.
+
+    Args:
+        edits: how many edits are in force.
+        reliability: token accuracy on the edit prompts, teacher-forced.
+        generality: the same on paraphrases.
+        locality: share of answer tokens of the locality texts where the prediction is the unedited model's.
+    """
+
+    edits: int
+    reliability: float
+    generality: float
+    locality: float
+
+
+def sequential_edits(
+    editor: LoadedEditor,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[EditRecord],
+    counts: Sequence[int],
+    scored: int,
+) -> list[Point]:
+    """The points for each of `counts`.
+
+    Args:
+        editor: a trained editor.
+        model: its base model.
+        tokenizer: its tokenizer.
+        records: as many as the largest count, or more.
+        counts: numbers of edits.
+        scored: score at most so many of the edited records, spread evenly.
+    """
+    edits = _single_edits(editor, model, tokenizer, records[: max(counts)])
+    frozen = FrozenLM(model, list(editor.config.site_widths))
+    encoder = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
+    collate = EpisodeCollator(encoder, _MAX_TOKENS, "right")
+    points = []
+    for count in counts:
+        chosen = [records[i * count // min(scored, count)] for i in range(min(scored, count))]
+        points.append(Point(count, *_scores(frozen, compose(edits[:count]), chosen, collate)))
+    return points
+
+
+def _single_edits(
+    editor: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: Sequence[EditRecord]
+) -> list[Edit]:
+    """Each record's edit, made on the unedited model."""
+    requests = [EditRequest(record.prompt, record.target_new) for record in records]
+    edits: list[Edit] = []
+    for start in range(0, len(requests), _TOGETHER):
+        together = editor.edit_each(model, tokenizer, requests[start : start + _TOGETHER])
+        edits += [together.select(episode) for episode in range(together.num_episodes)]
+    return edits
+
+
+@torch.no_grad()
+def _scores(
+    frozen: FrozenLM, edit: Edit, records: Sequence[EditRecord], collate: EpisodeCollator
+) -> tuple[float, float, float]:
+    found: dict[str, list[Tensor]] = {column: [] for column in _COLUMNS}
+    for start in range(0, len(records), _TOGETHER):
+        part = records[start : start + _TOGETHER]
+        texts = {
+            "reliability": collate([[(r.prompt, r.target_new)] for r in part]),
+            "generality": collate([[(text, r.target_new) for text in r.rephrases] for r in part]),
+            "locality": collate([[(probe.prompt, probe.answer) for probe in r.locality] for r in part]),
+        }
+        for column, tokens in texts.items():
+            if tokens.num_texts:
+                values, present = _measure(frozen, edit, tokens, len(part), column)
+                found[column].append(values[present])
+    means = [torch.cat(values).mean() if values else torch.tensor(torch.nan) for values in found.values()]
+    return float(means[0]), float(means[1]), float(means[2])
+
+
+def _measure(frozen: FrozenLM, edit: Edit, tokens: TokenBatch, count: int, column: str) -> tuple[Tensor, Tensor]:
+    # All texts meet the same edit, whatever record they are of.
+    together = TokenBatch(**{**vars(tokens), "episode": torch.zeros_like(tokens.episode)})
+    edited = frozen.logits(together, edit)
+    if column == "locality":
+        return agreement(frozen.logits(tokens), edited, tokens, count)["token_agreement"]
+    return teacher_forced(edited, tokens, count)["token_accuracy"]
+
+
+def result_table(points: Sequence[Point]) -> Table:
+    """One row for each number of edits, in per cent."""
+    table = Table(title="Sequential edits, teacher-forced, token level, %")
+    for heading in ("edits", *_COLUMNS):
+        table.add_column(heading, justify="right")
+    for point in points:
+        table.add_row(f"{point.edits:,}", *(f"{100 * getattr(point, column):.1f}" for column in _COLUMNS))
+    return table
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """The table as a picture."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for column in _COLUMNS:
+        axes.plot([p.edits for p in points], [getattr(p, column) for p in points], marker="o", label=column)
+    axes.set(xscale="log", xlabel="edits in force", ylabel="teacher-forced, token level", ylim=(0, 1.03))
+    axes.legend(frameon=False, loc="lower left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table; write it and a picture where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", help="folder of an exported editor")
+    parser.add_argument("--data", type=Path, required=True, help="a file of configs/data/")
+    parser.add_argument("--path", default=".", help="folder with the files that it names")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 10, 100, 1000], help="numbers of edits")
+    parser.add_argument("--scored", type=int, default=200, help="records scored at each point (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="write FILE (JSON) and a picture beside it")
+    options = parser.parse_args(arguments)
+    quieten()
+    editor = load_editor(options.artifact)
+    records = read_data(options.data, options.path, editor.base_model, 1).records["test"]
+    counts = sorted({min(count, len(records)) for count in options.counts})
+    model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
+    points = sequential_edits(editor, model, tokenizer, records, counts, options.scored)
+    Console().print(result_table(points))
+    if options.output:
+        save_json({"artifact": options.artifact, "points": [asdict(point) for point in points]}, options.output)
+        draw(points, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

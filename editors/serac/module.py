@@ -1,0 +1,205 @@
+"""SERAC as a Lightning module (Mitchell et al. 2022b, https://arxiv.org/abs/2206.06520).
+
+Shape legend: E episodes, Q queries, M edits, N answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, distributed
+
+from editors.base import Editor, EpisodeLosses
+from editors.base_model import BaseModelConfig
+from editors.edits import Edit
+from editors.errors import EditorError
+from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
+from editors.requests import EditRequest
+from editors.serac.counterfactual import mix, with_contexts
+from editors.serac.network import SERACConfig, SERACNetwork
+from editors.serac.pairs import EditPairs
+from editors.serac.scope import best_threshold, scope_loss
+from editors.tokens import EditBatch, TokenBatch
+
+
+class SERAC(Editor):
+    """Semi-parametric editing with a retrieval-augmented counterfactual model.
+
+    Args:
+        base_model: which model to edit; its sites are the layers that get the counterfactual model's adapter.
+        serac: shape of the network.
+        objective: "supervised" trains the scope classifier on pairs in and out of scope and the counterfactual model on
+            its own; "mixture" trains both through the soft mixture of the models' probabilities.
+        hard_negatives: for each query, how many of the batch's other edits count as out of scope, the most similar ones
+            ("supervised" only).
+        c_edit: weight of the edit loss.
+        c_loc: weight of the scope loss ("supervised") or of the locality loss ("mixture").
+        learning_rate: peak learning rate of the adapter.
+        scope_learning_rate: peak learning rate of the scope classifier, a parameter group of its own.
+        lr_schedule: course of all learning rates after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        generate_in_validation: also score free generation in `validate` (always done in `test`).
+
+    Raises:
+        EditorError: `hard_negatives` is negative.
+    """
+
+    registered_name = "serac"
+    network: SERACNetwork
+
+    def __init__(
+        self,
+        base_model: BaseModelConfig,
+        serac: SERACConfig = SERACConfig(),  # noqa: B008 - frozen
+        objective: Literal["supervised", "mixture"] = "supervised",
+        hard_negatives: int = 2,
+        c_edit: float = 0.1,
+        c_loc: float = 1.0,
+        learning_rate: float = 3e-4,
+        scope_learning_rate: float = 1e-5,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        warmup_steps: int = 0,
+        generate_in_validation: bool = False,
+    ) -> None:
+        super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
+        if hard_negatives < 0:
+            raise EditorError(f"hard_negatives must be at least 0, got {hard_negatives}")
+        self.serac = SERACConfig(**serac) if isinstance(serac, dict) else serac
+        self.objective: Literal["supervised", "mixture"] = objective
+        self.hard_negatives = hard_negatives
+        self.scope_learning_rate = scope_learning_rate
+        # Of the last validation or test: the scores of each kind of pair, see `EditPairs.by_kind`.
+        self.scope_scores: dict[str, Tensor] = {}
+        own = {"serac": self.network_config(), "objective": objective, "hard_negatives": hard_negatives}
+        self.save_hyperparameters({**self.shared_arguments(), **own, "scope_learning_rate": scope_learning_rate})
+
+    def build_network(self) -> SERACNetwork:
+        """Scope classifier and adapter for the frozen model's sites.
+
+        Raises:
+            EditorError: the base model is an encoder-decoder.
+        """
+        if self.frozen.model.config.is_encoder_decoder:
+            raise EditorError(
+                f"SERAC edits decoder-only base models; {self.base_model.name!r} is an encoder-decoder "
+                f"({type(self.frozen.model).__name__}). Use MEND."
+            )
+        network = SERACNetwork(self.frozen.site_widths(), self.serac)
+        network.tokenizer = self.tokenizer
+        return network
+
+    def network_config(self) -> dict[str, Any]:
+        """The fields of `SERACConfig`."""
+        return asdict(self.serac)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The adapter, and the scope classifier with its own learning rate."""
+        return [
+            {"params": list(self.network.adapter.parameters())},
+            {"params": [p for p in self.network.scope.parameters() if p.requires_grad], "lr": self.scope_learning_rate},
+        ]
+
+    def compute_edit(self, batch: TokenBatch, num_episodes: int, hidden: Tensor | None) -> tuple[Edit, Tensor]:
+        """Write the edit texts into memories; nothing is differentiable in it."""
+        edit = self.network.remember(self.network.requests(batch), batch.episode.tolist(), num_episodes)
+        with torch.no_grad():
+            nll = answer_nll(self.frozen.logits(batch, hidden=hidden), batch.targets)
+        return edit, episode_means(nll, batch.answer_episode(), num_episodes)[0]
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def episode_losses(self, batch: EditBatch) -> EpisodeLosses:
+        """The losses of the chosen objective; with the memory entry that belongs to each text, whatever its score."""
+        pairs = EditPairs.of(self.network, batch)
+        return self._supervised(batch, pairs) if self.objective == "supervised" else self._mixture(batch, pairs)
+
+    def _supervised(self, batch: EditBatch, pairs: EditPairs) -> EpisodeLosses:
+        """`c_edit * NLL_counterfactual + c_loc * BCE` (Mitchell et al. 2022b, section 3.2)."""
+        kinds = pairs.by_kind(self.hard_negatives)
+        loss = scope_loss(kinds["paraphrase"], torch.cat([kinds["locality"], kinds["other_edits"]]))
+        logits = self._counterfactual(batch.rephrase, pairs.rephrase_requests())
+        edit_loss = self._edit_loss(logits, batch.rephrase, batch.num_episodes)
+        total = self.c_edit * edit_loss + self.c_loc * loss
+        return EpisodeLosses(total, edit_loss, loss, torch.full_like(loss.detach(), torch.nan))
+
+    def _mixture(self, batch: EditBatch, pairs: EditPairs) -> EpisodeLosses:
+        """`c_edit * NLL + c_loc * KL(base || mixture)`, both through the soft mixture."""
+        rephrase_scores, locality_scores = pairs.own_scores()
+        hidden = self.frozen.prefix([batch.rephrase, batch.locality])
+        _, mixed = self._mixed(batch.rephrase, pairs.rephrase_requests(), rephrase_scores, hidden[0])
+        edit_loss = self._edit_loss(mixed, batch.rephrase, batch.num_episodes)
+        if batch.locality.num_texts == 0:
+            zero = torch.zeros_like(edit_loss.detach())
+            return EpisodeLosses(self.c_edit * edit_loss, edit_loss, zero, zero / zero)
+        base, mixed = self._mixed(batch.locality, pairs.locality_requests(), locality_scores, hidden[1])
+        divergence = episode_means(locality_kl(base, mixed), batch.locality.answer_episode(), batch.num_episodes)
+        locality_loss = mean_over_present(*divergence)
+        shift = (mixed.detach() - base.float().log_softmax(dim=-1)).abs().max()
+        return EpisodeLosses(self.c_edit * edit_loss + self.c_loc * locality_loss, edit_loss, locality_loss, shift)
+
+    def _counterfactual(self, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
+        """`[N, V]` logits of the counterfactual model, for each text with its request before it."""
+        joined = with_contexts(tokens, self.network.contexts(requests), self.network.special_ids)
+        return self.frozen.logits(joined, self.network.adapter.edit(), self.frozen.prefix([joined])[0])
+
+    def _mixed(
+        self, tokens: TokenBatch, requests: Sequence[EditRequest], log_scores: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`[N, V]` logits of the base model and of the mixture."""
+        with torch.no_grad():
+            base = self.frozen.logits(tokens, hidden=hidden)
+        return base, mix(base, self._counterfactual(tokens, requests), log_scores[tokens.rows])
+
+    @staticmethod
+    def _edit_loss(logits: Tensor, tokens: TokenBatch, count: int) -> Tensor:
+        return mean_over_present(*episode_means(answer_nll(logits, tokens.targets), tokens.answer_episode(), count))
+
+    # --- calibration -------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Score the scope classifier on held-out pairs; while training, set the threshold that separates them best."""
+        if not self.trainer.sanity_checking:
+            self._score_scope("val", self.trainer.val_dataloaders, self.trainer.num_val_batches)
+
+    def on_test_epoch_start(self) -> None:
+        """Score the scope classifier on held-out pairs."""
+        self._score_scope("test", self.trainer.test_dataloaders, self.trainer.num_test_batches)
+
+    @torch.no_grad()
+    def _score_scope(self, stage: str, loaders: Any, limits: Sequence[float]) -> None:
+        scores: dict[str, list[float]] = {"paraphrase": [], "locality": [], "other_edits": []}
+        for batch in _batches(loaders, limits):
+            if batch.counted:
+                for kind, log_scores in EditPairs.of(self.network, batch).by_kind(1).items():
+                    scores[kind] += log_scores.exp().tolist()
+        self.scope_scores = {kind: torch.tensor(values) for kind, values in _of_all_processes(scores).items()}
+        inside = self.scope_scores["paraphrase"]
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            outside = torch.cat([self.scope_scores["locality"], self.scope_scores["other_edits"]])
+            self.network.threshold.fill_(best_threshold(inside, outside))
+        threshold = self.network.threshold.cpu()
+        found = {"threshold": threshold[0]}
+        for kind, values in self.scope_scores.items():
+            if len(values):
+                found[f"{kind}_accuracy"] = ((values > threshold) == (kind == "paraphrase")).float().mean()
+        self.log_dict({f"{stage}/scope/{name}": value for name, value in found.items()}, rank_zero_only=False)
+
+
+def _batches(loaders: Any, limits: Sequence[float]) -> Iterator[EditBatch]:
+    """The batches that an evaluation will see."""
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    for loader, limit in zip(loaders, limits, strict=True):
+        yield from islice(loader, int(limit))
+
+
+def _of_all_processes(scores: dict[str, list[float]]) -> dict[str, list[float]]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return scores
+    everyone: list[dict[str, list[float]]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(everyone, scores)
+    return {kind: [score for part in everyone for score in part[kind]] for kind in scores}

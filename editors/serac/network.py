@@ -1,0 +1,157 @@
+"""SERAC's trained parts as one pure-torch network: scope classifier, counterfactual adapter, threshold.
+
+Shape legend: E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from editors.errors import EditorError
+from editors.requests import EditRequest
+from editors.serac.counterfactual import LowRankAdapter, context_text
+from editors.serac.edit import MemoryEdit, Routing
+from editors.serac.memory import EditMemory
+from editors.serac.scope import CrossAttentionScope, Distance, EmbeddingScope, Pooling, Scope, SentenceEncoder
+from editors.tokens import TokenBatch
+
+# Edit prompts embedded together when many are written at once.
+_EMBEDDED_TOGETHER = 256
+
+
+@dataclass(frozen=True)
+class SERACConfig:
+    """Shape of the network.
+
+    Args:
+        scope: "embedding" scores by the distance of embeddings; "cross_attention" lets a second encoder read the query
+            together with the edit prompt that the embeddings found.
+        encoder: the scope classifier's transformers encoder: Hub id, local folder, or `package:NAME/FOLDER`.
+        encoder_revision: branch, tag or commit on the Hub.
+        pooling: "mean" over the encoder's tokens, or its "first" token.
+        distance: between embeddings, "cosine" or "squared" (Euclidean).
+        scale: at the start, of the distance in the score `exp(-scale * distance)` ("embedding" only).
+        rank: of the counterfactual model's adapter.
+        routing: "hard" lets one model answer, "soft" mixes both.
+
+    Raises:
+        EditorError: a number is out of range.
+    """
+
+    scope: Literal["embedding", "cross_attention"] = "embedding"
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder_revision: str | None = None
+    pooling: Pooling = "mean"
+    distance: Distance = "cosine"
+    scale: float = 4.0
+    rank: int = 16
+    routing: Routing = "hard"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise EditorError(f"serac.rank must be at least 1, got {self.rank}")
+        if self.scale <= 0:
+            raise EditorError(f"serac.scale must be above 0, got {self.scale}")
+
+
+class SERACNetwork(nn.Module):
+    """Scope classifier and counterfactual model; makes memory edits of edit texts.
+
+    Args:
+        site_widths: `(d_in, d_out)` of every layer that gets an adapter, in order.
+        config: shape of the network.
+
+    Raises:
+        BaseModelError: the encoder cannot be loaded.
+    """
+
+    def __init__(self, site_widths: Mapping[str, tuple[int, int]], config: SERACConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scope = _scope(config)
+        self.adapter = LowRankAdapter(site_widths, config.rank)
+        self.register_buffer("threshold", torch.full((1,), 0.5))
+        self.threshold: torch.Tensor
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+
+    @torch.no_grad()
+    def remember(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> MemoryEdit:
+        """The edit that writes each request into the memory of its episode; of the models only the encoder is run.
+
+        Args:
+            requests: the facts to change.
+            episode: for each request its episode.
+            num_episodes: E.
+        """
+        memories = [EditMemory(self.scope.encoder.width, self.threshold.device) for _ in range(num_episodes)]
+        keys = torch.cat([self.scope.embed(part) for part in _parts([request.prompt for request in requests])])
+        for e in dict.fromkeys(episode):
+            rows = [row for row, owner in enumerate(episode) if owner == e]
+            memories[e].write([requests[row] for row in rows], keys[rows])
+        return MemoryEdit(self, memories, self.config.routing)
+
+    @torch.no_grad()
+    def remembering(self, memory: EditMemory) -> MemoryEdit:
+        """An edit of one episode that uses `memory`, which may have been filled earlier and loaded from a file.
+
+        Raises:
+            EditorError: the memory's embeddings are of another encoder than this network's.
+        """
+        prompts = [request.prompt for request in memory.requests[:1]]
+        found = self.scope.embed(prompts).to(memory.keys.device)
+        if found.shape[1] != memory.keys.shape[1] or not torch.allclose(found, memory.keys[:1], rtol=1e-2, atol=1e-3):
+            raise EditorError(
+                "the embeddings in this memory are of another scope encoder than this editor's; make the edits again "
+                "with remember(memory.requests, ...)"
+            )
+        return MemoryEdit(self, [memory], self.config.routing)
+
+    # --- texts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise EditorError("SERAC reads texts: set network.tokenizer to the base model's tokenizer first")
+        return self.tokenizer
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are no text where they start one (beginning-of-text, padding)."""
+        return frozenset(self._tokenizer.all_special_ids)
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Token ids as texts, without special tokens and surrounding space."""
+        texts: list[str] = self._tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def requests(self, tokens: TokenBatch) -> list[EditRequest]:
+        """The edit texts of a batch as requests."""
+        prompts, targets = self.decode(tokens.prompt_ids()), self.decode(tokens.answer_ids())
+        return [EditRequest(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+
+    def contexts(self, requests: Sequence[EditRequest | None]) -> list[list[int] | None]:
+        """What the counterfactual model reads before a query, in token ids; `None` where there is no request."""
+        texts = [context_text(request) for request in requests if request is not None]
+        encoded = iter(self._tokenizer(texts)["input_ids"] if texts else [])
+        return [None if request is None else list(next(encoded)) for request in requests]
+
+
+def _scope(config: SERACConfig) -> Scope:
+    """The scope classifier, with the encoder's weights as published."""
+    cosine = config.distance == "cosine"
+    encoder = SentenceEncoder(config.encoder, config.encoder_revision, config.pooling, normalise=cosine)
+    if config.scope == "embedding":
+        return EmbeddingScope(encoder, config.distance, config.scale)
+    reader = SentenceEncoder(config.encoder, config.encoder_revision, config.pooling, normalise=False)
+    return CrossAttentionScope(encoder, reader)
+
+
+def _parts(texts: Sequence[str]) -> list[Sequence[str]]:
+    return [texts[start : start + _EMBEDDED_TOGETHER] for start in range(0, len(texts), _EMBEDDED_TOGETHER)]

@@ -1,0 +1,96 @@
+"""Pairs of queries and edits of one batch: which are in scope, which are not, and which of those are hard.
+
+Shape legend: Q queries (paraphrases, then locality texts), M edits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editors.requests import EditRequest
+from editors.serac.network import SERACNetwork
+from editors.serac.scope import Scope, squared_distances
+from editors.tokens import EditBatch
+
+
+@dataclass
+class EditPairs:
+    """All queries of a batch with all its edits.
+
+    Args:
+        scope: scores pairs.
+        requests: the M edits.
+        queries: the Q texts.
+        squared_distance: `[Q, M]` between their embeddings, differentiable.
+        num_rephrases: how many of the queries are paraphrases; the others must not be in any scope.
+        own: `[Q, M]` booleans: the edit is of the query's episode.
+        own_edit: `[Q]` the nearest edit of the query's own episode.
+        same: `[Q, M]` booleans: the edit's prompt is that of the query's own edit, or the query itself.
+    """
+
+    scope: Scope
+    requests: list[EditRequest]
+    queries: list[str]
+    squared_distance: Tensor
+    num_rephrases: int
+    own: Tensor
+    own_edit: Tensor
+    same: Tensor
+
+    @classmethod
+    def of(cls, network: SERACNetwork, batch: EditBatch) -> EditPairs:
+        """The pairs of `batch`, which may be on any device."""
+        requests = network.requests(batch.edit)
+        prompts = [request.prompt for request in requests]
+        locality = [batch.locality, *batch.locality_kinds.values()]
+        queries = [text for part in (batch.rephrase, *locality) for text in network.decode(part.prompt_ids())]
+        embeddings = network.scope.embed(prompts + queries)
+        distance = squared_distances(embeddings[len(prompts) :], embeddings[: len(prompts)])
+        episode = torch.cat([part.episode for part in (batch.rephrase, *locality)])
+        own = (episode.unsqueeze(1) == batch.edit.episode).to(distance.device)
+        own_edit = distance.detach().masked_fill(~own, torch.inf).argmin(dim=1)
+        same = [[p in (query, prompts[gold]) for p in prompts] for query, gold in zip(queries, own_edit, strict=True)]
+        flags = torch.tensor(same, dtype=torch.bool, device=distance.device).reshape(distance.shape)
+        return cls(network.scope, requests, queries, distance, batch.rephrase.num_texts, own, own_edit, flags)
+
+    def by_kind(self, hard_negatives: int) -> dict[str, Tensor]:
+        """`log s` of the pairs to learn from, or to judge the scope classifier by.
+
+        Args:
+            hard_negatives: edits of other episodes for each query.
+
+        Returns:
+            "paraphrase": each paraphrase with its own edit, in scope.
+            "locality": each locality text with the edit of its episode, out of scope.
+            "other_edits": each query with the most similar edits of other episodes, out of scope.
+        """
+        others = ~self.own & ~self.same
+        distance = self.squared_distance.detach().masked_fill(~others, torch.inf)
+        least, nearest = distance.topk(min(hard_negatives, distance.shape[1]), dim=1, largest=False)
+        rows, places = least.isfinite().nonzero(as_tuple=True)
+        own_rows = torch.arange(len(self.queries), device=rows.device)
+        scores = self._scores(torch.cat([own_rows, rows]), torch.cat([self.own_edit, nearest[rows, places]]))
+        kinds = scores.split([self.num_rephrases, len(own_rows) - self.num_rephrases, len(rows)])
+        return dict(zip(("paraphrase", "locality", "other_edits"), kinds, strict=True))
+
+    def own_scores(self) -> tuple[Tensor, Tensor]:
+        """`log s` of each paraphrase and of each locality text with its own edit."""
+        kinds = self.by_kind(0)
+        return kinds["paraphrase"], kinds["locality"]
+
+    def _scores(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """`[P]` log s of queries `rows` with edits `columns`."""
+        queries = [self.queries[row] for row in rows.tolist()]
+        prompts = [self.requests[column].prompt for column in columns.tolist()]
+        return self.scope.log_score(self.squared_distance[rows, columns], queries, prompts)
+
+    def rephrase_requests(self) -> list[EditRequest]:
+        """The edit that each paraphrase is in the scope of."""
+        return [self.requests[place] for place in self.own_edit[: self.num_rephrases].tolist()]
+
+    def locality_requests(self) -> list[EditRequest]:
+        """For each locality text the edit of its episode."""
+        return [self.requests[place] for place in self.own_edit[self.num_rephrases :].tolist()]

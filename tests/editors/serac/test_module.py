@@ -1,0 +1,164 @@
+"""SERAC's objectives against their equations written out text by text; what is trained and what is not."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from editors.errors import EditorError
+from editors.requests import EditRequest
+from editors.serac.counterfactual import context_text, mix
+from editors.serac.module import SERAC
+from editors.serac.network import SERACConfig
+from editors.serac.scope import EmbeddingScope
+from editors.tokens import EditBatch, TokenBatch
+from tests.editors.serac.worlds import first_batch, new_editor
+from tests.tiny_world import TinyWorld
+
+Objective = Literal["supervised", "mixture"]
+
+
+def texts(editor: SERAC, tokens: TokenBatch) -> list[tuple[str, list[int]]]:
+    """Each text's prompt and the ids of its answer."""
+    return list(zip(editor.network.decode(tokens.prompt_ids()), tokens.answer_ids(), strict=True))
+
+
+def requests(editor: SERAC, batch: EditBatch) -> list[EditRequest]:
+    decode = editor.network.decode
+    return [EditRequest(prompt, decode([ids])[0]) for prompt, ids in texts(editor, batch.edit)]
+
+
+def logits(editor: SERAC, prompt: str, answer: list[int], request: EditRequest | None = None) -> Tensor:
+    """`[answer, V]` logits of one text alone: of the base model, or after the context and with the adapter."""
+    model, tokenizer = editor.frozen.model, editor.tokenizer
+    ids = tokenizer(prompt)["input_ids"] + answer
+    if request is None:
+        return model(torch.tensor([ids])).logits[0, -len(answer) - 1 : -1]
+    ids = tokenizer(context_text(request))["input_ids"] + ids[1:]  # one beginning of text
+    with editor.network.adapter.edit().select(1).applied(model):
+        return model(torch.tensor([ids])).logits[0, -len(answer) - 1 : -1]
+
+
+def nll(values: Tensor, answer: list[int]) -> Tensor:
+    return torch.nn.functional.cross_entropy(values, torch.tensor(answer))
+
+
+def log_score(editor: SERAC, query: str, prompt: str) -> Tensor:
+    scope = editor.network.scope
+    assert isinstance(scope, EmbeddingScope)
+    first, second = scope.embed([query])[0], scope.embed([prompt])[0]
+    return -scope.log_scale.exp() * (1 - first @ second)
+
+
+@torch.no_grad()
+def test_supervised_losses(tiny_world: TinyWorld) -> None:
+    editor = new_editor(tiny_world, hard_negatives=1, c_edit=0.3, c_loc=0.7)
+    batch = first_batch(tiny_world, editor)
+    losses = editor.episode_losses(batch)
+    edits, rephrases = requests(editor, batch), texts(editor, batch.rephrase)
+    edit_loss = [nll(logits(editor, p, a, edit), a) for (p, a), edit in zip(rephrases, edits, strict=True)]
+    inside: list[Tensor] = []
+    outside: list[Tensor] = []
+    queries = [prompt for prompt, _ in [*rephrases, *texts(editor, batch.locality)]]
+    for place, query in enumerate(queries):
+        scores = [log_score(editor, query, edit.prompt) for edit in edits]
+        own = scores.pop(place % len(edits))
+        (inside if place < len(edits) else outside).append(own)
+        outside.append(max(scores))
+    scope = -torch.stack(inside).mean() - (1 - torch.stack(outside).exp()).log().mean()
+    torch.testing.assert_close(losses.edit, torch.stack(edit_loss).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.locality, scope, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.total, 0.3 * losses.edit + 0.7 * losses.locality)
+
+
+@torch.no_grad()
+def test_mixture_losses(tiny_world: TinyWorld) -> None:
+    editor = new_editor(tiny_world, objective="mixture", c_edit=0.3, c_loc=0.7)
+    batch = first_batch(tiny_world, editor)
+    losses = editor.episode_losses(batch)
+    edits = requests(editor, batch)
+
+    def mixed(prompt: str, answer: list[int], edit: EditRequest) -> tuple[Tensor, Tensor]:
+        base = logits(editor, prompt, answer)
+        score = log_score(editor, prompt, edit.prompt).expand(len(answer))
+        return base.log_softmax(-1), mix(base, logits(editor, prompt, answer, edit), score)
+
+    rephrases = zip(texts(editor, batch.rephrase), edits, strict=True)
+    edit_loss = [nll(mixed(p, a, edit)[1], a) for (p, a), edit in rephrases]
+    kept = [mixed(p, a, edit) for (p, a), edit in zip(texts(editor, batch.locality), edits, strict=True)]
+    divergence = [(base.exp() * (base - new)).sum(-1).mean() for base, new in kept]
+    torch.testing.assert_close(losses.edit, torch.stack(edit_loss).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.locality, torch.stack(divergence).mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(losses.shift, max((new - base).abs().max() for base, new in kept), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["supervised", "mixture"])
+def test_everything_is_trained_but_the_base_model(tiny_world: TinyWorld, objective: Objective) -> None:
+    editor = new_editor(tiny_world, objective=objective)
+    editor.episode_losses(first_batch(tiny_world, editor)).total.backward()
+    for name, parameter in editor.named_parameters():
+        assert (parameter.grad is None) == name.startswith("frozen."), name
+    grouped = [parameter for group in editor.parameter_groups() for parameter in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in editor.network.parameters()}
+
+
+@pytest.mark.parametrize("objective", ["supervised", "mixture"])
+def test_cross_attention_is_trained_but_for_its_index(tiny_world: TinyWorld, objective: Objective) -> None:
+    editor = new_editor(tiny_world, {"scope": "cross_attention"}, objective=objective)
+    losses = editor.episode_losses(first_batch(tiny_world, editor))
+    losses.total.backward()
+    assert losses.locality > 0
+    for name, parameter in editor.network.named_parameters():
+        assert (parameter.grad is None) == name.startswith("scope.encoder."), name
+    assert all(parameter.requires_grad for group in editor.parameter_groups() for parameter in group["params"])
+
+
+@pytest.mark.parametrize("objective", ["supervised", "mixture"])
+def test_the_losses_fall(tiny_world: TinyWorld, objective: Objective) -> None:
+    editor = new_editor(tiny_world, objective=objective)
+    batch = first_batch(tiny_world, editor)
+    optimizer = torch.optim.Adam(editor.network.parameters(), lr=3e-3)
+    course = []
+    for _ in range(15):
+        losses = editor.episode_losses(batch)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        course.append(losses.detach())
+    assert course[-1].edit < 0.9 * course[0].edit
+    assert course[-1].locality < 0.9 * course[0].locality
+
+
+def test_an_edit_is_made_of_the_texts_and_reports_the_loss_before(tiny_world: TinyWorld) -> None:
+    editor = new_editor(tiny_world)
+    batch = first_batch(tiny_world, editor)
+    edit, before = editor.compute_edit(batch.edit, 4, None)
+    wanted = requests(editor, batch)
+    assert [memory.requests for memory in edit.memories] == [(request,) for request in wanted]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        expected = torch.stack([nll(logits(editor, p, a), a) for p, a in texts(editor, batch.edit)])
+    torch.testing.assert_close(before, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"rank": 0}, r"serac\.rank must be at least 1, got 0"), ({"scale": 0.0}, r"serac\.scale must be above 0")],
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(EditorError, match=message):
+        SERACConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_negative_number_of_hard_negatives_is_refused(tiny_world: TinyWorld) -> None:
+    with pytest.raises(EditorError, match="hard_negatives must be at least 0, got -1"):
+        new_editor(tiny_world, hard_negatives=-1)
+
+
+def test_an_encoder_decoder_is_refused(tiny_world: TinyWorld) -> None:
+    editor = new_editor(tiny_world)
+    editor.frozen.model.config.is_encoder_decoder = True
+    with pytest.raises(EditorError, match=r"SERAC edits decoder-only base models; .* \(LlamaForCausalLM\)"):
+        editor.build_network()

@@ -1,0 +1,98 @@
+"""SERAC's scope scores and routing equal those of EasyEdit's implementation, on recorded inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from editors.requests import EditRequest
+from editors.serac.counterfactual import mix
+from editors.serac.memory import EditMemory
+from editors.serac.scope import EmbeddingScope, SentenceEncoder, squared_distances
+
+TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
+# The reference adds this to every probability before the logarithm.
+EPSILON = 1.1920929e-07
+
+
+class Case:
+    """The recorded case, and our scope classifier with the recorded weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.facts: dict[str, Any] = json.loads((folder / "case.json").read_text())
+        self.recorded = load_file(folder / "outputs.safetensors")
+        archive = torch.load(folder / "archive.pt", weights_only=True)["model"]
+        encoder = SentenceEncoder(str(folder / "distilbert-tiny"), pooling="first", normalise=False)
+        prefix = "classifier."
+        encoder.model.load_state_dict({k.removeprefix(prefix): v for k, v in archive.items() if k.startswith(prefix)})
+        self.scope = EmbeddingScope(encoder, "squared", float(archive["scale"]))
+        with torch.no_grad():
+            self.keys = self.scope.embed(self.facts["classifier_keys"])
+
+    def probe(self, tag: str) -> dict[str, Any]:
+        return next(probe for probe in self.facts["probes"] if probe["tag"] == tag)
+
+
+@pytest.fixture(scope="module")
+def case(golden: Path) -> Case:
+    return Case(golden / "serac_gpt2")
+
+
+def log_scores(case: Case, distance: Tensor) -> Tensor:
+    return case.scope.log_score(distance, [], [])
+
+
+TAGS = [*(f"probe{i}" for i in range(6)), "batch"]
+
+
+@torch.no_grad()
+def test_embeddings(case: Case) -> None:
+    torch.testing.assert_close(case.keys, case.recorded["cls_context_embed"], **TOLERANCE)
+    tests = case.scope.embed(case.probe("batch")["texts"])
+    torch.testing.assert_close(tests, case.recorded["cls_test_embed"], **TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tag", TAGS)
+def test_scores_with_every_edit(case: Case, tag: str) -> None:
+    scores = log_scores(case, squared_distances(case.scope.embed(case.probe(tag)["texts"]), case.keys))
+    torch.testing.assert_close(scores, case.recorded[f"{tag}/log_scores"], **TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tag", TAGS)
+def test_the_memory_finds_the_best_edit(case: Case, tag: str) -> None:
+    memory = EditMemory(case.keys.shape[1])
+    memory.write([EditRequest(**edit) for edit in case.facts["edits"]], case.keys)
+    index, distance = memory.nearest(case.scope.embed(case.probe(tag)["texts"]))
+    assert torch.equal(index, case.recorded[f"{tag}/best_index"])
+    torch.testing.assert_close(log_scores(case, distance).exp(), case.recorded[f"{tag}/best_score"], **TOLERANCE)
+
+
+def own_columns(case: Case, tag: str) -> tuple[Tensor, Tensor]:
+    """The base model's logits, and the counterfactual model's of the same columns, both `[1, T, V]`."""
+    base = case.recorded[f"{tag}/base_logits"]
+    return base, case.recorded[f"{tag}/cf_logits"][:, -base.shape[1] :]
+
+
+@pytest.mark.parametrize("tag", TAGS[:-1])
+def test_soft_mixture(case: Case, tag: str) -> None:
+    base, counterfactual = own_columns(case, tag)
+    log_score = case.recorded[f"{tag}/best_score"].log().expand(base.shape[:-1])
+    mixed = mix(base, counterfactual, log_score).exp() + EPSILON
+    torch.testing.assert_close(mixed.log(), case.recorded[f"{tag}/soft_logits"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("tag", TAGS[:-1])
+def test_hard_routing(case: Case, tag: str) -> None:
+    base, counterfactual = own_columns(case, tag)
+    in_scope = case.recorded[f"{tag}/best_score"] > 0.5
+    assert case.probe(tag)["routed"] == ["counterfactual" if in_scope else "base"]
+    expected = counterfactual if in_scope else base
+    assert torch.equal(case.recorded[f"{tag}/hard_logits"], expected)
