@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -263,7 +264,13 @@ def shipped() -> list[list[Path]]:
     """Every configuration: those of `configs/` alone, the others together with an editor's."""
     alone = sorted(CONFIGS.glob("*.yaml"))
     parts = sorted(set(CONFIGS.rglob("*.yaml")) - set(alone))
-    return [[path] for path in alone] + [[CONFIGS / "mend.yaml", path] for path in parts]
+    return [[path] for path in alone] + [[editor_for(path), path] for path in parts]
+
+
+def editor_for(path: Path) -> Path:
+    """The editor's configuration that the head of a recipe combines it with; MEND's for what serves any editor."""
+    named = re.search(r"--config configs/(\w+\.yaml)", path.read_text())
+    return CONFIGS / (named[1] if named else "mend.yaml")
 
 
 def test_configurations_are_found() -> None:
@@ -279,7 +286,15 @@ def test_shipped_configuration_parses(paths: list[Path], capsys: pytest.CaptureF
     base += [f"--data.{split}=[]" for split in ("train", "val", "test")]
     files = [f"--config={path}" for path in paths]
     with as_from_a_shell(), pytest.raises(SystemExit) as done:
-        main(["fit", *files[:1], *(base if paths[0].stem == "mend" else []), *files[1:], "--print_config"])
+        main(
+            [
+                "fit",
+                *files[:1],
+                *(base if len(paths) > 1 or paths[0].stem == "mend" else []),
+                *files[1:],
+                "--print_config",
+            ]
+        )
     assert done.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert contained(reduce(merged, (yaml.safe_load(path.read_text()) for path in paths)), printed, paths[-1].name)
