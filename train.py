@@ -198,7 +198,11 @@ def main(arguments: list[str] | None = None) -> EditorCLI:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             parser_class=ShortErrorParser,
-            parser_kwargs={"parser_mode": "omegaconf", "allow_abbrev": False},
+            parser_kwargs={
+                "parser_mode": "omegaconf",
+                "allow_abbrev": False,
+                "description": "Train, score and export knowledge editors of frozen language models.",
+            },
             args=arguments,
         )
     except BaseException:

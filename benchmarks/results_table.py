@@ -18,6 +18,8 @@ from typing import Any
 from editors.errors import EditorError
 from editors.files import save_text
 
+_PROTOCOLS = ("teacher_forced", "generated")
+
 
 def read_results(run: Path) -> dict[str, Any]:
     """The results of a run.
@@ -35,12 +37,18 @@ def read_results(run: Path) -> dict[str, Any]:
 def results_table(results: Mapping[str, Any]) -> str:
     """The metrics before and after the edit as a Markdown table, with the facts that make them checkable."""
     metrics = results["metrics"]
-    names = sorted(n for n in metrics if "before/" not in n and n.count("/") >= 2)
+    names = sorted(name for name in metrics if _is_measure(name))
     rows = "\n".join(
         f"| {name} | {_percent(metrics.get(_before(name)))} | {_percent(metrics[name])} |" for name in names
     )
     facts = "\n".join(f"- {key}: `{_plain(results[key])}`" for key in results if key not in ("metrics", "edit_sites"))
     return f"| metric | before, % | after, % |\n|---|--:|--:|\n{rows}\n\n{facts}\n"
+
+
+def _is_measure(name: str) -> bool:
+    """Whether this is `[SLICE/]PROMISE/PROTOCOL/MEASURE` after the edit, and not a loss, which is in nats."""
+    parts = name.split("/")
+    return len(parts) >= 3 and parts[-2] in _PROTOCOLS and "before" not in parts
 
 
 def _before(name: str) -> str:

@@ -21,8 +21,13 @@ from editors.errors import ArtifactError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it over `path` when the block ends well, delete it otherwise."""
+    """Yield a temporary path beside `path`; move it over `path` when the block ends well, delete it otherwise.
+
+    Raises:
+        ArtifactError: `path` is a folder.
+    """
     path = Path(path)
+    require_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -35,6 +40,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_no_folder(path: str | Path) -> None:
+    """Check that a file can be written to `path`.
+
+    Raises:
+        ArtifactError: it is a folder.
+    """
+    if Path(path).is_dir():
+        raise ArtifactError(f"{path} is a folder; name a file")
 
 
 def require_new_folder(folder: str | Path) -> None:

@@ -1,8 +1,9 @@
-"""Hashes of tensors, to notice that weights have changed."""
+"""Hashes of tensors and files, to notice that they have changed."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,3 +18,9 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 def tensor_hash(tensor: Tensor) -> bytes:
     """SHA-256 over the values of one tensor."""
     return hashlib.sha256(raw_bytes(tensor)).digest()
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,14 @@ from rich.text import Text
 
 from editors.answers import ask
 from editors.base_model import load_base_model, load_tokenizer
-from editors.commands.base_model_options import add_base_model_options, chosen_base_model
+from editors.commands.options import (
+    add_base_model_options,
+    add_device_option,
+    chosen_base_model,
+    chosen_device,
+)
 from editors.export.artifact import load_editor
+from editors.files import require_no_folder
 from editors.requests import EditRequest
 
 
@@ -24,17 +30,20 @@ def add(commands: Any) -> None:
     parser.add_argument("--target", required=True, help="the new answer")
     parser.add_argument("--ask", action="append", default=[], help="another question to show; may be repeated")
     add_base_model_options(parser)
-    parser.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
+    add_device_option(parser)
     parser.add_argument("--save", help="write the edit to this .safetensors file")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edit."""
-    editor = load_editor(options.artifact).to(options.device)
+    if options.save:
+        require_no_folder(options.save)
     request = EditRequest(options.prompt, options.target)
+    device = chosen_device(options)
+    editor = load_editor(options.artifact).to(device)
     source = chosen_base_model(options, editor.base_model)
-    model = load_base_model(source).to(options.device)
+    model = load_base_model(source).to(device)
     tokenizer = load_tokenizer(source)
     prompts = [options.prompt, *options.ask]
     before = ask(model, tokenizer, prompts)

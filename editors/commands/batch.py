@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from collections import defaultdict
@@ -18,10 +17,17 @@ from rich.text import Text
 
 from editors.base_model import load_base_model, load_tokenizer
 from editors.batch import BatchEditor, DoneRow
-from editors.commands.base_model_options import add_base_model_options, chosen_base_model
+from editors.commands.options import (
+    add_base_model_options,
+    add_device_option,
+    add_output_option,
+    chosen_base_model,
+    chosen_device,
+)
 from editors.errors import ArtifactError
 from editors.export.artifact import LoadedEditor, load_editor
 from editors.files import require_new_folder, save_json
+from editors.hashing import file_hash
 from editors.request_files import BadRow, read_request_rows
 
 SOME_BAD = 3
@@ -33,11 +39,11 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("batch", help="many independent edits from a file, with a report")
     parser.add_argument("artifact", help="folder of an exported editor")
     parser.add_argument("requests", help=".jsonl file with a request in each line, or .json file with a list")
-    parser.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
+    add_output_option(parser)
     parser.add_argument("--save-edits", action="store_true", help="also write each edit, to edits/ROW.safetensors")
-    parser.add_argument("--batch-size", type=int, default=16, help="edits made at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=_batch_size, default=16, help="edits made at once (default: %(default)s)")
     add_base_model_options(parser)
-    parser.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
+    add_device_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,10 +51,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edits. A row is on disk before the next batch begins, so what was done survives whatever happens."""
     output = Path(options.output)
     require_new_folder(output)
-    editor = load_editor(options.artifact).to(options.device)
+    device = chosen_device(options)
+    editor = load_editor(options.artifact).to(device)
     total = sum(1 for _ in read_request_rows(options.requests))
     source = chosen_base_model(options, editor.base_model)
-    model = load_base_model(source).to(options.device)
+    model = load_base_model(source).to(device)
     batch = BatchEditor(editor, model, load_tokenizer(source), options.batch_size)
     summary = _Summary()
     output.mkdir(parents=True, exist_ok=True)
@@ -64,6 +71,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
     save_json(summary.report(editor, Path(options.requests)), output / _REPORT)
     summary.show(console, output)
     return SOME_BAD if summary.bad else 0
+
+
+def _batch_size(text: str) -> int:
+    """The value of `--batch-size`: wrong usage is told before a model is loaded."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _created(path: Path) -> IO[str]:
@@ -120,7 +134,7 @@ class _Summary:
             "editor": editor.config.editor,
             "base_model": editor.config.base_model,
             "base_weights": editor.config.base_weights,
-            "requests": {"file": requests.name, "sha256": hashlib.sha256(requests.read_bytes()).hexdigest()},
+            "requests": {"file": requests.name, "sha256": file_hash(requests)},
             "rows": self._done + len(self.bad),
             "done": self._done,
             "bad": [{"row": row.number, "error": row.error} for row in self.bad],

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from editors.base_model import BaseModelConfig, load_base_model, load_skeleton, load_tokenizer, weights_hash
-from editors.commands.base_model_options import add_base_model_options, chosen_base_model
+from editors.commands.options import add_base_model_options, add_output_option, chosen_base_model
 from editors.edits import LowRankEdit
 from editors.errors import EditorError
 from editors.export.lora import save_lora
@@ -29,11 +29,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("convert", help="a saved edit as a LoRA adapter or as a merged model")
     parser.add_argument("edit", help=".safetensors file written by apply, batch or compose")
     parser.add_argument("--to", required=True, choices=("lora", "merged"), help="the form to write")
-    parser.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
+    add_output_option(parser)
     parser.add_argument("--rank", type=int, help="largest rank of the adapter (default: exact)")
-    parser.add_argument(
-        "--max-shard-size", default="5GB", help="largest file, where the base model is no folder (default: %(default)s)"
-    )
     add_base_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -52,7 +49,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.to == "merged":
         if options.rank is not None:
             raise EditorError("--rank is for --to lora: a merged model has no rank to save")
-        save_merged(options.output, edit, base, options.max_shard_size)
+        save_merged(options.output, edit, base)
         _say_rounding(options.output, console)
     elif options.rank is None:
         save_lora(options.output, edit, load_skeleton(base))

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from editors.base_model import BaseModelConfig
-from editors.commands.base_model_options import add_base_model_options, chosen_base_model
+from editors.commands.options import add_base_model_options, add_output_option, chosen_base_model
 from editors.export.artifact import load_editor
 from editors.export.easyedit import import_easyedit, save_easyedit
 from editors.export.easyedit_hparams import read_hparams
@@ -20,13 +20,13 @@ def add(commands: Any) -> None:
     export = commands.add_parser("export", help="a trained editor as an archive for EasyEdit")
     export.add_argument("artifact", help="folder of an exported editor")
     export.add_argument("--to", choices=("easyedit",), default="easyedit", help="the form to write")
-    export.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
+    add_output_option(export)
     export.add_argument("--model-name", help="the base model for EasyEdit: folder or Hub id (default: as in training)")
     export.set_defaults(run=run_export)
     importing = commands.add_parser("import", help="an archive that EasyEdit trained as an artifact")
     importing.add_argument("archive", help="file that EasyEdit's trainer wrote; nothing in it is executed")
     importing.add_argument("--hparams", required=True, help="the YAML file that it was trained or is applied with")
-    importing.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
+    add_output_option(importing)
     importing.add_argument(
         "--dtype",
         default="auto",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def inspected(path: Path) -> dict[str, Any]:
         if (path / FILE).is_file():
             return _export_facts(path)
         return _archive_facts(path / "archive.pt") if (path / "archive.pt").is_file() else _editor_facts(path)
-    return _edit_facts(path) if path.suffix == ".safetensors" else _archive_facts(path)
+    # By content, because edits and archives may have any name.
+    is_archive = zipfile.is_zipfile(path) or path.suffix == ".pt"
+    return _archive_facts(path) if is_archive else _edit_facts(path)
 
 
 def _editor_facts(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from editors.commands.options import add_output_option
 from editors.export.merged import undo_merged
 
 
@@ -15,7 +16,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("undo", help="the base model of a merged model, bit for bit as it was")
     parser.add_argument("merged", help="folder written by convert --to merged")
-    parser.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
+    add_output_option(parser)
     parser.set_defaults(run=run)
 
 

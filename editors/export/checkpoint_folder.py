@@ -61,11 +61,12 @@ class CheckpointFolder:
         return any((Path(folder) / name).is_file() for name in (_SINGLE, _INDEX))
 
     def _weight_files(self) -> list[str]:
+        # Where a folder has both, transformers loads the single file: an edit of the others would have no effect.
+        if (self.folder / _SINGLE).is_file():
+            return [_SINGLE]
         index = self.folder / _INDEX
         if not index.is_file():
-            if not (self.folder / _SINGLE).is_file():
-                raise ArtifactError(f"{self.folder} holds no {_SINGLE} and no {_INDEX}")
-            return [_SINGLE]
+            raise ArtifactError(f"{self.folder} holds no {_SINGLE} and no {_INDEX}")
         try:
             files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:

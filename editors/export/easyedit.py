@@ -5,7 +5,6 @@ What was agreed on is EasyEdit's format at commit 14cea82. An archive that is im
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from editors.export.easyedit_names import from_easyedit, to_easyedit
 from editors.export.inert_pickle import PickledTensor, TorchArchive
 from editors.files import new_folder, require_new_folder, save_text
 from editors.frozen import FrozenLM
+from editors.hashing import file_hash
 from editors.mend.network import MENDNetwork
 from editors.normaliser import RunningNormaliser
 
@@ -131,7 +131,6 @@ def import_easyedit(
 
 
 def _config(base: BaseModelConfig, model: PreTrainedModel, network: MENDNetwork, archive: str | Path) -> ArtifactConfig:
-    digest = hashlib.sha256(Path(archive).read_bytes()).hexdigest()
     return ArtifactConfig(
         editor="mend",
         editor_config=asdict(network.config),
@@ -139,7 +138,7 @@ def _config(base: BaseModelConfig, model: PreTrainedModel, network: MENDNetwork,
         architecture=type(model).__name__,
         base_weights=weights_hash(model, torch.bfloat16),
         site_widths={site: list(widths) for site, widths in FrozenLM(model, network.sites).site_widths().items()},
-        results={"source": f"EasyEdit archive {Path(archive).name}, SHA-256 {digest}"},
+        results={"source": f"EasyEdit archive {Path(archive).name}, SHA-256 {file_hash(archive)}"},
     )
 
 

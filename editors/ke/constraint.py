@@ -31,7 +31,10 @@ class Margin:
 
     def __post_init__(self) -> None:
         if not 0 < self.end <= self.start:
-            raise EditorError(f"a margin needs 0 < end <= start, got start {self.start} and end {self.end}")
+            raise EditorError(
+                f"a margin (model.kl_margin, model.norm_margin) needs 0 < end <= start, got start {self.start} and end "
+                f"{self.end}; set both"
+            )
 
 
 class Constraint(nn.Module):

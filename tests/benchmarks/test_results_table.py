@@ -19,6 +19,7 @@ RESULTS = {
         "loss/edit": 0.1,
         "unseen_template/before/reliability/teacher_forced/token_accuracy": 0.2,
         "unseen_template/reliability/teacher_forced/token_accuracy": 0.9,
+        "unseen_template/loss/edit": 0.2,
     },
     "data": {"test": "0123456789abcdef0123"},
     "edit_sites": ["a", "b"],

@@ -125,14 +125,18 @@ def test_inspect_says_what_things_are(
     main(["convert", str(edits[0]), "--to=lora", f"--output={tmp_path / 'lora'}"])
     main(["convert", str(edits[0]), "--to=merged", f"--output={tmp_path / 'merged'}"])
     main(["export", str(artifact), f"--output={tmp_path / 'archive'}", "--model-name=llama"])
+    shutil.copy(edits[0], tmp_path / "edit")
+    shutil.copy(tmp_path / "archive" / "archive.pt", tmp_path / "archive_of_any_name")
     capsys.readouterr()
     kinds = {
         artifact: "trained editor",
         edits[0]: "saved edit",
+        tmp_path / "edit": "saved edit",
         tmp_path / "lora": "edit as lora",
         tmp_path / "merged": "edit as merged",
         tmp_path / "archive": "MEND archive of EasyEdit",
         tmp_path / "archive" / "archive.pt": "MEND archive of EasyEdit",
+        tmp_path / "archive_of_any_name": "MEND archive of EasyEdit",
     }
     for path, kind in kinds.items():
         assert main(["inspect", str(path), "--json"]) == 0
@@ -244,8 +248,27 @@ main(sys.argv[1:])
     assert (tmp_path / "out/adapter_model.safetensors").is_file()
 
 
+def test_device_that_is_not_there_is_named(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for device in ("nonsense", "meta:x"):
+        arguments = ["apply", artifact, "--prompt=Who?", "--target=Anna", f"--device={device}"]
+        line = error_of(capsys, *arguments)
+        assert f"--device {device}: " in line
+        assert "Name one that torch has here, such as cpu" in line
+
+
+def test_folder_in_the_place_of_a_file_is_named(
+    artifact: Path, edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the base model, which is not there, would be loaded."""
+    edit = ["apply", artifact, "--prompt=Who?", "--target=Anna", f"--save={tmp_path}", f"--model={tmp_path / 'none'}"]
+    for arguments in (["compose", edits[0], f"--output={tmp_path}"], edit):
+        assert f"{tmp_path} is a folder; name a file" in error_of(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_usage_is_another_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["bake"], ["convert", "x", "--to=cake", "--output=o"]):
+    zero = ["batch", "x", "y", "--output=o", "--batch-size=0"]
+    for arguments in ([], ["bake"], ["convert", "x", "--to=cake", "--output=o"], zero):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 2

@@ -132,6 +132,19 @@ def test_update_lost_by_rounding_is_reported(tmp_path: Path) -> None:
     assert all(error > 0.5 for error in EditManifest.load(folder).export["rounding_error"].values())
 
 
+def test_single_file_is_edited_where_there_are_shards_too(tmp_path: Path) -> None:
+    """It is the one that transformers loads."""
+    base, model = write_base(tmp_path / "base")
+    shards, _ = write_base(tmp_path / "shards", max_shard_size="20KB")
+    for path in Path(shards.name).glob("*safetensors*"):
+        path.rename(tmp_path / "base" / path.name)
+    edit = edit_for(base, model)
+    save_merged(tmp_path / "merged", edit, base)
+    found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
+    torch.testing.assert_close(found, merged_logits(model, edit))
+    assert (found - logits(model)).abs().max() > 0.1
+
+
 def test_names_without_the_inner_models_prefix(tmp_path: Path) -> None:
     """As GPT-2's checkpoint on the Hub has them."""
     base, model = write_base(tmp_path / "base", "gpt2")
@@ -204,6 +217,7 @@ def rename_tensor(folder: Path) -> None:
 
 
 def escape(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"x": "../model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 

@@ -49,7 +49,7 @@ def test_margin_is_tightened_down_to_its_end_and_saved() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(0.1, 0.2), (0.1, 0.0), (-1.0, -2.0)])
 def test_margin_must_shrink_and_stay_positive(start: float, end: float) -> None:
-    with pytest.raises(EditorError, match=r"a margin needs 0 < end <= start, got start"):
+    with pytest.raises(EditorError, match=r"a margin .*kl_margin.* needs 0 < end <= start, got start"):
         Margin(start, end)
 
 

@@ -1,0 +1,53 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from editors.base_model import BaseModelConfig
+from editors.errors import EditorError
+
+
+def add_base_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and `--trust-remote-code`."""
+    parser.add_argument(
+        "--model", help="where the base model is now: Hub id, folder or .gguf (default: as in training)"
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run model code that comes with the base model's repository (default: never, whatever the artifact says)",
+    )
+
+
+def chosen_base_model(options: argparse.Namespace, default: BaseModelConfig) -> BaseModelConfig:
+    """The base model that the options name; what they do not say is as in `default`."""
+    return replace(default, name=options.model or default.name, trust_remote_code=options.trust_remote_code)
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
+
+
+def chosen_device(options: argparse.Namespace) -> torch.device:
+    """The device that the options name.
+
+    Raises:
+        EditorError: torch knows no such device, or has none here.
+    """
+    try:
+        return torch.empty(0, device=options.device).device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # what torch raises differs by kind
+        reason = str(error).strip().splitlines() or ["torch gives no reason"]
+        raise EditorError(
+            f"--device {options.device}: {reason[0]}. Name one that torch has here, such as cpu"
+        ) from error
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--output`, for a command that writes a folder."""
+    parser.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
