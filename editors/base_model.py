@@ -175,6 +175,11 @@ def load_tokenizer(config: BaseModelConfig) -> PreTrainedTokenizerBase:
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
+def longest_text(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can read; `None` where nothing limits it (T5's relative positions)."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """SHA-256 over the names and values of all parameters.
 

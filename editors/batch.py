@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from editors.base_model import longest_text
 from editors.edits import Edit
 from editors.errors import EditorError
 from editors.export.artifact import LoadedEditor
@@ -68,7 +69,7 @@ class BatchEditor:
         self._editor, self._model, self._tokenizer, self._batch_size = editor, model, tokenizer, batch_size
         self._texts = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
         self._frozen = FrozenLM(model, list(editor.config.site_widths))
-        self._limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._limit = longest_text(model)
 
     def run(self, rows: Iterable[RequestRow | BadRow]) -> Iterator[DoneRow | BadRow]:
         """Each row done, or what is wrong with it; in the order of `rows`."""

@@ -129,9 +129,8 @@ def _generated_scores(editor: Editor, probes: dict[str, TokenBatch], edit: Edit,
     edited = _continuations(editor.frozen, editor.tokenizer, list(probes.values()), edit)
     values: dict[str, _Values] = {}
     for (name, tokens), before, after in zip(probes.items(), base, edited, strict=True):
-        ids = [tokens.targets[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
         # An encoder-decoder model's answer ends with the end-of-text token.
-        answers = editor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        answers = editor.tokenizer.batch_decode(tokens.answer_ids(), skip_special_tokens=True)
         for prefix, texts in (("before/", before), ("", after)):
             for measure, value in generated_match(texts, answers, tokens.episode, count).items():
                 values[f"{prefix}{name}/generated/{measure}"] = value

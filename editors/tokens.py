@@ -166,7 +166,7 @@ class TokenBatch:
         return self.episode[self.rows]
 
     def prompt_ids(self) -> list[list[int]]:
-        """The token ids of each text up to its answer."""
+        """The token ids of each text up to its answer, special tokens included."""
         ends = self.attention_mask.sum(dim=1)
         if self.labels is None:
             places = self.position_ids().flatten()[self.positions] + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from peft import PeftModel
 from rich.console import Console
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save_lora(options.output, low_rank(edit), model)
 
     # From here on nothing of hyperedit is needed but `ask`, which is `model.generate` in a few lines.
-    adapted = PeftModel.from_pretrained(model, options.output)
+    adapted: Any = PeftModel.from_pretrained(model, options.output)
     console = Console()
     console.print(Text(f"with the adapter: {ask(adapted, tokenizer, [options.prompt])[0]}"))
     with adapted.disable_adapter():

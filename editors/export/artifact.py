@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from editors.base_model import BaseModelConfig, float16_hint, weights_hash
+from editors.base_model import BaseModelConfig, float16_hint, longest_text, weights_hash
 from editors.edits import Edit, TextEditNetwork
 from editors.errors import ArtifactError, EditorError
 from editors.export.card import model_card
@@ -215,9 +215,8 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         if attempts < 1:
             raise EditorError(f"attempts must be at least 1, got {attempts}")
         self.check_base_model(model)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         encoder = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
-        tokens = encoder.batch([(r.prompt, r.target) for r in requests], episode, limit).to(model.device)
+        tokens = encoder.batch([(r.prompt, r.target) for r in requests], episode, longest_text(model)).to(model.device)
         count = episode[-1] + 1
         edit: Edit
         if isinstance(self.network, TextEditNetwork):

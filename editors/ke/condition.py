@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from editors.frozen import EditSignal
-from editors.tokens import TokenBatch
 
 # As in "Paris >> Cairo || What is the capital of France?". Most tokenizers put the space into the word after it.
 SEPARATORS = (" >>", " ||")
@@ -33,29 +32,12 @@ def condition_ids(signal: EditSignal, separators: Sequence[Sequence[int]]) -> tu
         lengths: `[B]` tokens of each condition.
     """
     tokens = signal.tokens
-    rows = tokens.rows.tolist()
-    predicted: list[list[int]] = [[] for _ in range(tokens.num_texts)]
-    targets: list[list[int]] = [[] for _ in range(tokens.num_texts)]
-    for row, said, wanted in zip(rows, signal.predicted.tolist(), tokens.targets.tolist(), strict=True):
-        predicted[row].append(said)
-        targets[row].append(wanted)
-    parts = zip(predicted, targets, prompt_ids(tokens), strict=True)
+    predicted = [signal.predicted[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
+    parts = zip(predicted, tokens.answer_ids(), tokens.prompt_ids(), strict=True)
     texts = [[*said, *separators[0], *wanted, *separators[1], *prompt] for said, wanted, prompt in parts]
     device = tokens.input_ids.device
     ids = pad_sequence([torch.tensor(text, device=device) for text in texts], batch_first=True)
     return ids, torch.tensor([len(text) for text in texts], device=device)
-
-
-def prompt_ids(tokens: TokenBatch) -> list[list[int]]:
-    """The token ids of each text's prompt, special tokens included: what lies before the answer."""
-    kept = tokens.attention_mask.bool()
-    if tokens.labels is None:
-        width = tokens.input_ids.shape[1]
-        # The first answer token is predicted at the prompt's last token.
-        last = torch.full((tokens.num_texts,), width, device=tokens.rows.device)
-        last = last.scatter_reduce(0, tokens.rows, tokens.positions % width, "amin")
-        kept = kept & (torch.arange(width, device=last.device) <= last.unsqueeze(1))
-    return [ids[keep].tolist() for ids, keep in zip(tokens.input_ids, kept, strict=True)]
 
 
 class ConditionEncoder(nn.Module):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from editors.base_model import longest_text
 from editors.edits import facts_of_episode
 from editors.errors import EditorError
 from editors.requests import EditRequest
@@ -253,7 +254,7 @@ class _Passes:
         return ids, torch.cat([self.mask, since], dim=1)
 
     def _check_length(self, mask: Tensor) -> None:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = longest_text(self.model)
         longest = int(mask.sum(dim=1).max())
         if limit is not None and longest > limit:
             raise EditorError(
