@@ -271,7 +271,8 @@ class LowRankEdit:
             raise ArtifactError(f"{path} cannot be read as an edit: {error}") from error
         if metadata.get("format") != _FORMAT:
             raise ArtifactError(
-                f"{path} is not a hyperedit edit (format {metadata.get('format')!r}, wanted {_FORMAT!r})"
+                f"{path} is not an edit in factors (format {metadata.get('format')!r}, wanted {_FORMAT!r}); "
+                "`python -m editors inspect` says what it is"
             )
         try:
             facts = json.loads(metadata["edit"])

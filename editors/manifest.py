@@ -45,7 +45,20 @@ class EditManifest:
         Raises:
             EditorError: the edit does not say which base model it is for, or its parts were made for different ones.
         """
-        parts = _parts(edit.metadata)
+        return cls.of_metadata(edit.metadata, list(edit.updates))
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[str, Any], layers: list[str]) -> EditManifest:
+        """The manifest of an edit of any kind.
+
+        Args:
+            metadata: of the edit.
+            layers: names of the edited layers; none for a memory.
+
+        Raises:
+            EditorError: as `of`.
+        """
+        parts = _parts(metadata)
         if not all(isinstance(part.get("base_model"), dict) and "base_weights" in part for part in parts):
             raise EditorError("this edit does not say which base model it is for; export one made by a trained editor")
         models = {part["base_weights"]: part["base_model"] for part in parts}
@@ -54,7 +67,7 @@ class EditManifest:
             raise EditorError(f"this edit is composed of edits for base models with different weights: {names}")
         ((weights, model),) = models.items()
         edits = [{key: part.get(key) for key in ("editor", "requests", "created")} for part in parts]
-        return cls(model, weights, edits, list(edit.updates))
+        return cls(model, weights, edits, layers)
 
     @property
     def base(self) -> BaseModelConfig:

@@ -15,7 +15,7 @@ from editors.commands.options import (
     add_base_model_options,
     add_device_option,
     chosen_base_model,
-    chosen_device,
+    require_device,
 )
 from editors.export.artifact import load_editor
 from editors.files import require_no_folder
@@ -40,10 +40,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.save:
         require_no_folder(options.save)
     request = EditRequest(options.prompt, options.target)
-    device = chosen_device(options)
-    editor = load_editor(options.artifact).to(device)
+    require_device(options.device)
+    editor = load_editor(options.artifact).to(options.device)
     source = chosen_base_model(options, editor.base_model)
-    model = load_base_model(source).to(device)
+    model = load_base_model(source).to(options.device)
     tokenizer = load_tokenizer(source)
     prompts = [options.prompt, *options.ask]
     before = ask(model, tokenizer, prompts)

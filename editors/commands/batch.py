@@ -22,7 +22,7 @@ from editors.commands.options import (
     add_device_option,
     add_output_option,
     chosen_base_model,
-    chosen_device,
+    require_device,
 )
 from editors.errors import ArtifactError
 from editors.export.artifact import LoadedEditor, load_editor
@@ -51,11 +51,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edits. A row is on disk before the next batch begins, so what was done survives whatever happens."""
     output = Path(options.output)
     require_new_folder(output)
-    device = chosen_device(options)
-    editor = load_editor(options.artifact).to(device)
+    require_device(options.device)
+    editor = load_editor(options.artifact).to(options.device)
     total = sum(1 for _ in read_request_rows(options.requests))
     source = chosen_base_model(options, editor.base_model)
-    model = load_base_model(source).to(device)
+    model = load_base_model(source).to(options.device)
     batch = BatchEditor(editor, model, load_tokenizer(source), options.batch_size)
     summary = _Summary()
     output.mkdir(parents=True, exist_ok=True)

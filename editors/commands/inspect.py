@@ -18,6 +18,7 @@ from editors.errors import ArtifactError
 from editors.export.artifact import load_editor
 from editors.export.easyedit import read_archive
 from editors.manifest import FILE, EditManifest
+from editors.serac.memory import EditMemory
 
 _APPLYING = "torch, transformers, safetensors"
 
@@ -65,7 +66,9 @@ def inspected(path: Path) -> dict[str, Any]:
         return _archive_facts(path / "archive.pt") if (path / "archive.pt").is_file() else _editor_facts(path)
     # By content, because edits and archives may have any name.
     is_archive = zipfile.is_zipfile(path) or path.suffix == ".pt"
-    return _archive_facts(path) if is_archive else _edit_facts(path)
+    if is_archive:
+        return _archive_facts(path)
+    return _memory_facts(path) if EditMemory.is_one(path) else _edit_facts(path)
 
 
 def _editor_facts(path: Path) -> dict[str, Any]:
@@ -92,6 +95,13 @@ def _edit_facts(path: Path) -> dict[str, Any]:
     if edit.num_episodes > 1:
         return facts | {"needs": f"{_APPLYING}, and the base model it was made for"}
     return facts | _manifest_facts(EditManifest.of(edit)) | {"needs": f"{_APPLYING}, and exactly that base model"}
+
+
+def _memory_facts(path: Path) -> dict[str, Any]:
+    memory, metadata = EditMemory.load(path)
+    facts = {"kind": "edit memory of SERAC", "entries": len(memory), "embedding width": memory.keys.shape[1]}
+    needs = f"{_APPLYING}, the SERAC editor that wrote it, and its base model"
+    return facts | _manifest_facts(EditManifest.of_metadata(metadata, [])) | {"needs": needs}
 
 
 def _export_facts(path: Path) -> dict[str, Any]:

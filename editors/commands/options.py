@@ -33,19 +33,17 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
 
 
-def chosen_device(options: argparse.Namespace) -> torch.device:
-    """The device that the options name.
+def require_device(name: str) -> None:
+    """Check, before anything is loaded, that torch can compute on the device that `--device` names.
 
     Raises:
         EditorError: torch knows no such device, or has none here.
     """
     try:
-        return torch.empty(0, device=options.device).device
+        torch.empty(0, device=name)
     except (AssertionError, NotImplementedError, RuntimeError) as error:  # what torch raises differs by kind
         reason = str(error).strip().splitlines() or ["torch gives no reason"]
-        raise EditorError(
-            f"--device {options.device}: {reason[0]}. Name one that torch has here, such as cpu"
-        ) from error
+        raise EditorError(f"--device {name}: {reason[0]}. Name one that torch has here, such as cpu") from error
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:

@@ -136,6 +136,15 @@ class EditMemory:
         copy.write(self._requests, self.keys)
         return copy
 
+    @staticmethod
+    def is_one(path: str | Path) -> bool:
+        """Whether a file says that it is a memory; it may be damaged all the same."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                return bool((file.metadata() or {}).get("format") == _FORMAT)
+        except (OSError, SafetensorError):
+            return False
+
     def save(self, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
         """Write the memory to one safetensors file, with the texts as JSON in its header.
 

@@ -21,6 +21,7 @@ from editors.commands.line import main
 from editors.edits import LowRankEdit
 from editors.export import lora
 from editors.export.artifact import load_editor
+from editors.serac.memory import EditMemory
 from tests.editors.conftest import REQUESTS
 from tests.tiny_world import TinyWorld, write_model
 
@@ -147,6 +148,21 @@ def test_inspect_says_what_things_are(
         assert kind in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "lora")]) == 0
     assert "new answer" in capsys.readouterr().out  # the card
+
+
+def test_a_memory_is_known_and_not_taken_for_factors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory, path = EditMemory(3), tmp_path / "memory"
+    memory.write(REQUESTS[:2], torch.eye(2, 3))
+    requests = [{"prompt": request.prompt, "target": request.target} for request in REQUESTS[:2]]
+    memory.save(path, {"editor": "serac", "base_model": {"name": "tiny"}, "base_weights": "0", "requests": requests})
+    assert main(["inspect", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kind"], facts["entries"], facts["base model"]) == ("edit memory of SERAC", 2, "tiny")
+    assert facts["edits"][0]["requests"] == requests
+    for command in (["compose", path], ["convert", path, "--to=lora"]):
+        line = error_of(capsys, *command, f"--output={tmp_path / 'out'}")
+        assert "is not an edit in factors (format 'hyperedit-memory-1'" in line
+        assert "`python -m editors inspect` says what it is" in line
 
 
 # --- the failure table -----------------------------------------------------------------------------------------------
