@@ -1,7 +1,7 @@
-"""Edits one after another: `python -m benchmarks.sequential ARTIFACT --data configs/data/zsre.yaml --path DIR`.
+"""Edits in force together: `python -m benchmarks.sequential ARTIFACT --data configs/data/zsre.yaml --path DIR`.
 
-The first N test records are edited one by one and kept together. After each of several N the table shows reliability,
-generality and locality on the records edited so far, under teacher forcing.
+Each of the first N test records is edited on the unedited model, and the N edits are composed. For each of several N
+the table shows reliability, generality and locality on those records, under teacher forcing.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _measure(frozen: FrozenLM, edit: Edit, tokens: TokenBatch, count: int, colum
 
 def result_table(points: Sequence[Point]) -> Table:
     """One row for each number of edits, in per cent."""
-    table = Table(title="Sequential edits, teacher-forced, token level, %")
+    table = Table(title="Edits in force together, teacher-forced, token level, %")
     for heading in ("edits", *_COLUMNS):
         table.add_column(heading, justify="right")
     for point in points:

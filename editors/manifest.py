@@ -10,7 +10,7 @@ from typing import Any
 
 from editors.base_model import BaseModelConfig
 from editors.edits import LowRankEdit
-from editors.errors import ArtifactError, EditorError
+from editors.errors import ArtifactError, BaseModelError, EditorError
 from editors.files import save_json
 from editors.requests import EditRequest
 
@@ -80,6 +80,22 @@ class EditManifest:
             return BaseModelConfig(**{**self.base_model, "trust_remote_code": False})
         except TypeError as error:
             raise ArtifactError(f"what this edit says about its base model cannot be read: {error}") from error
+
+    def require_weights(self, found: str, base: BaseModelConfig) -> None:
+        """Check that a base model has the weights that the edit was made for.
+
+        Args:
+            found: `weights_hash` of the model cast to bfloat16.
+            base: how it was named.
+
+        Raises:
+            BaseModelError: it has others.
+        """
+        if found != self.base_weights:
+            raise BaseModelError(
+                f"this edit was made for {self.base.name!r} (revision {self.base.revision!r}), but {base.name!r} has "
+                "other weights; give exactly that model"
+            )
 
     def requests(self) -> list[EditRequest]:
         """Every request that was edited in.

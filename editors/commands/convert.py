@@ -10,7 +10,14 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from editors.base_model import BaseModelConfig, load_base_model, load_skeleton, load_tokenizer, weights_hash
+from editors.base_model import (
+    BaseModelConfig,
+    load_base_model,
+    load_skeleton,
+    load_tokenizer,
+    longest_text,
+    weights_hash,
+)
 from editors.commands.options import add_base_model_options, add_output_option, chosen_base_model
 from editors.edits import LowRankEdit
 from editors.errors import EditorError
@@ -69,11 +76,10 @@ def _save_truncated(options: argparse.Namespace, edit: LowRankEdit, base: BaseMo
     truncated = truncate(edit, options.rank)
     manifest = EditManifest.of(edit)
     model = load_base_model(base)
-    if weights_hash(model, torch.bfloat16) != manifest.base_weights:
-        raise EditorError(f"this edit was made for {manifest.base.name!r}, but {base.name!r} has other weights")
+    manifest.require_weights(weights_hash(model, torch.bfloat16), base)
     pairs = [(request.prompt, request.target) for request in manifest.requests()]
     encoder = text_encoder(load_tokenizer(base), encoder_decoder=is_encoder_decoder(model))
-    tokens = encoder.batch(pairs, [0] * len(pairs))
+    tokens = encoder.batch(pairs, [0] * len(pairs), longest_text(model))
     facts: dict[str, Any] = {
         "truncation_error": truncation_error(edit, truncated),
         "logit_error": logit_error(FrozenLM(model, list(edit.updates)), tokens, edit, truncated),

@@ -41,8 +41,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         f"tags: [knowledge-editing, {config['editor']}]\n---",
         f"# {config['editor'].upper()} knowledge editor for {base['name']}",
         "Changes one fact in the frozen base model at once, without retraining. Made with hyperedit.",
-        f"- Base model: `{base['name']}` ({config['architecture']}), revision `{base['revision']}`, "
-        f"weights `{config['base_weights'][:16]}`\n"
+        f"- Base model: {_base_model(base, config['base_weights'])}, class `{config['architecture']}`\n"
         f"- Edited layers: {', '.join(f'`{s}`' for s in config['site_widths'])}",
         "## Results\n\n" + _results(results),
         "## Use\n\n" + _USAGE.format(more=_MERGING if registered_editor(config["editor"]).low_rank else _REMEMBERING),
@@ -84,7 +83,7 @@ def edit_card(manifest: EditManifest, library: str, usage: str) -> str:
         f"---\nlibrary_name: {library}\nbase_model: {base['name']}\ntags: [knowledge-editing]\n---",
         f"# Edit of {base['name']}",
         "Changes facts in the base model. Made with hyperedit.",
-        f"- Base model: `{base['name']}`, revision `{base['revision']}`, weights `{manifest.base_weights[:16]}`\n"
+        f"- Base model: {_base_model(base, manifest.base_weights)}\n"
         f"- Made by: {editors}\n"
         f"- Edited layers: {', '.join(f'`{layer}`' for layer in manifest.layers)}",
         f"## Facts\n\n| question | new answer |\n|---|---|\n{rows}",
@@ -92,6 +91,12 @@ def edit_card(manifest: EditManifest, library: str, usage: str) -> str:
         "## Licence\n\nThe base model keeps its own licence.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _base_model(base: Mapping[str, Any], weights: str) -> str:
+    """Name, revision (where one was named) and the start of the weights' hash."""
+    revision = f", revision `{base['revision']}`" if base["revision"] else ""
+    return f"`{base['name']}`{revision}, weights `{weights[:16]}`"
 
 
 def _cell(text: str) -> str:

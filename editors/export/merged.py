@@ -77,12 +77,7 @@ def save_merged(
     for site, update in edit.updates.items():
         layer_of(skeleton, site, update)
     with new_folder(folder) as temporary:
-        found = _copy_base(temporary, base, skeleton, max_shard_size)
-        if found != manifest.base_weights:
-            raise BaseModelError(
-                f"this edit was made for {manifest.base.name!r} (revision {manifest.base.revision!r}), but "
-                f"{base.name!r} has other weights; give exactly that model"
-            )
+        manifest.require_weights(_copy_base(temporary, base, skeleton, max_shard_size), base)
         _write_edit(temporary, edit, skeleton, manifest)
     return Path(folder)
 

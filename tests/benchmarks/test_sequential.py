@@ -1,4 +1,4 @@
-"""Sequential edits of the tiny world: by weight updates and by a memory."""
+"""Edits in force together, of the tiny world: by weight updates and by a memory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_command_writes_a_table_and_a_picture(
     (tmp_path / "data.yaml").write_text(json.dumps(config))
     data = ["--data", str(tmp_path / "data.yaml"), "--path", str(tiny_world.data)]
     main([str(artifact), *data, "--counts", "1", "2", "1000", "--scored=2", f"--output={tmp_path / 'points.json'}"])
-    assert "Sequential edits" in capsys.readouterr().out
+    assert "Edits in force together" in capsys.readouterr().out
     points = json.loads((tmp_path / "points.json").read_text())["points"]
     assert [point["edits"] for point in points] == [1, 2, 8]
     assert all(0 <= point[name] <= 1 for point in points for name in ("reliability", "generality", "locality"))

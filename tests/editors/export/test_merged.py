@@ -173,8 +173,10 @@ def test_manifest_and_card(tmp_path: Path) -> None:
     manifest = EditManifest.load(folder)
     assert manifest.export["kind"] == "merged"
     assert [request.target for request in manifest.requests()] == ["Anna"]
-    assert "| Who founded Dor? | Anna |" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "| Who founded Dor? | Anna |" in card
     assert (folder / "hyperedit/base_model_README.md").read_text() == "the base model's card"
+    assert "revision" not in card  # none was named
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
