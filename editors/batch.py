@@ -85,12 +85,21 @@ class BatchEditor:
         """A batch of rows, those that cannot be encoded sorted out first."""
         checked = [self._checked(row) if isinstance(row, RequestRow) else row for row in rows]
         good = [row for row in checked if isinstance(row, RequestRow)]
-        results = {result.number: result for result in self._edited(good)} if good else {}
+        results = {result.number: result for result in self._tried(good)} if good else {}
         return [results[row.number] if isinstance(row, RequestRow) else row for row in checked]
 
     def _checked(self, row: RequestRow) -> RequestRow | BadRow:
         faults = [fault for fault in self._texts.faults(row.texts(), self._limit) if fault]
         return BadRow(row.number, faults[0]) if faults else row
+
+    def _tried(self, rows: Sequence[RequestRow]) -> list[DoneRow | BadRow]:
+        """`_edited`; where a row is refused only then (with its memory's entry it is too long, say), it goes alone."""
+        try:
+            return self._edited(rows)
+        except EditorError as error:
+            if len(rows) == 1:
+                return [BadRow(rows[0].number, str(error))]
+            return [result for row in rows for result in self._tried([row])]
 
     @torch.no_grad()
     def _edited(self, rows: Sequence[RequestRow]) -> list[DoneRow | BadRow]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from editors.base_model import BaseModelConfig, float16_hint, longest_text, weights_hash
 from editors.edits import Edit, TextEditNetwork
-from editors.errors import ArtifactError, EditorError
+from editors.errors import ArtifactError, BaseModelError, EditorError
 from editors.export.card import model_card
 from editors.files import new_folder, save_json, save_tensors, save_text
 from editors.frozen import FrozenLM
@@ -93,6 +93,7 @@ def load_editor(folder: str | Path) -> LoadedEditor:
 
     Raises:
         ArtifactError: the folder is missing, of another format, damaged, or its tensors do not fit its configuration.
+        BaseModelError: a model that the network is built with (SERAC's encoder) is not installed, or cannot be loaded.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -105,6 +106,8 @@ def load_editor(folder: str | Path) -> LoadedEditor:
         raise ArtifactError(
             f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again."
         ) from error
+    except BaseModelError:  # a model that the network is built with is not here; the artifact is whole
+        raise
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {error}") from error
     return LoadedEditor(config, network)
@@ -120,7 +123,9 @@ def _read_config(folder: Path) -> ArtifactConfig:
         raise ArtifactError(f"{path} is damaged: {error}. Export the editor again.") from error
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
-        raise ArtifactError(f"{path}: format {found!r} cannot be read, wanted {FORMAT!r}")
+        raise ArtifactError(
+            f"{path}: format {found!r} cannot be read, wanted {FORMAT!r}; name the artifact/ folder of a run"
+        )
     try:
         return ArtifactConfig(**values)
     except TypeError as error:

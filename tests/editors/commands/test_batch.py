@@ -116,6 +116,24 @@ def test_edit_that_is_not_finite_is_a_bad_row(artifact: Path) -> None:
     assert "not finite" in result.error
 
 
+def test_row_refused_while_it_is_edited_takes_no_other_with_it(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = load_editor(artifact)
+    model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
+    edited = BatchEditor._edited
+
+    def refuse_second(self: BatchEditor, rows: Any) -> Any:
+        if any(each.number == 2 for each in rows):
+            raise EditorError("too long together")
+        return edited(self, rows)
+
+    monkeypatch.setattr(BatchEditor, "_edited", refuse_second)
+    rows = [RequestRow(number, request) for number, request in enumerate(REQUESTS[:3], start=1)]
+    first, second, third = BatchEditor(editor, model, tokenizer).run(rows)
+    assert isinstance(first, DoneRow)
+    assert second == BadRow(2, "too long together")
+    assert isinstance(third, DoneRow)
+
+
 def test_batch_size_must_be_positive(artifact: Path) -> None:
     editor = load_editor(artifact)
     with pytest.raises(EditorError, match="at least 1"):

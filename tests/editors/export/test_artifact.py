@@ -261,6 +261,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown field": (edit_config(colour="red"), "does not have the fields"),
     "unknown editor": (edit_config(editor="mned"), "no editor 'mned'; registered are: .*mend"),
     "other network": (edit_config(editor_config={"rank": 4}), "do not belong together"),
+    "no encoder": (
+        edit_config(editor="serac", editor_config={"encoder": "package:nosuch/model"}),
+        "^model 'package:nosuch/model': Python package 'nosuch' is not installed; pip install",
+    ),
     "impossible network": (edit_config(editor_config={"rank": 0}), "do not belong together.*rank"),
     "no widths": (edit_config(site_widths=None), "do not belong together"),
     "one width": (edit_config(site_widths={"model.layers.3.mlp.up_proj": [32]}), "do not belong together"),
