@@ -19,7 +19,6 @@ def add(commands: Any) -> None:
     """Add both commands."""
     export = commands.add_parser("export", help="a trained editor as an archive for EasyEdit")
     export.add_argument("artifact", help="folder of an exported editor")
-    export.add_argument("--to", choices=("easyedit",), default="easyedit", help="the form to write")
     add_output_option(export)
     export.add_argument("--model-name", help="the base model for EasyEdit: folder or Hub id (default: as in training)")
     export.set_defaults(run=run_export)

@@ -47,7 +47,8 @@ editor = BaseEditor.from_hparams(hparams)
 metrics, model, _ = editor.edit(prompts=["…"], ground_truth=["…"], target_new=["…"], sequential_edit=True)
 ```
 
-- `archive`, `model_name` and `device` in `hparams.yaml` are where things were on the machine that wrote it.
+- `archive` and `model_name` in `hparams.yaml` are where things were on the machine that wrote it. `device` is `cpu`;
+  put the number of a GPU there to use one.
 - EasyEdit tells model families apart by the path of the model: keep one of {families} in it.
 - One process, one editor: a second `BaseEditor` in the same process goes on with the first one's.
 - EasyEdit takes the edit back after `edit()` unless `sequential_edit=True`.
@@ -56,16 +57,13 @@ metrics, model, _ = editor.edit(prompts=["…"], ground_truth=["…"], target_ne
 """
 
 
-def save_easyedit(
-    folder: str | Path, editor: LoadedEditor, model_name: str | None = None, device: str | int = "cpu"
-) -> Path:
+def save_easyedit(folder: str | Path, editor: LoadedEditor, model_name: str | None = None) -> Path:
     """Write a MEND editor as an archive for EasyEdit: `archive.pt`, `hparams.yaml` and a page on their use.
 
     Args:
         folder: where to; must not exist, or be empty.
         editor: a trained editor.
         model_name: folder or Hub id of the base model for EasyEdit; by default as in training.
-        device: number of a GPU, or "cpu".
 
     Raises:
         ArtifactError: EasyEdit cannot use this editor or this model name, or the folder holds something already.
@@ -82,7 +80,7 @@ def save_easyedit(
     with new_folder(folder) as temporary:
         torch.save({"model": {**to_easyedit(editor.network), "model_config": about}}, temporary / _ARCHIVE)
         torch.load(temporary / _ARCHIVE, weights_only=True)  # as EasyEdit's own files do not
-        save_text(hparams_text(settings, str(archive), editor.config.architecture, device), temporary / _HPARAMS)
+        save_text(hparams_text(settings, str(archive), editor.config.architecture), temporary / _HPARAMS)
         page = _README.format(hparams=archive.with_name(_HPARAMS), families=", ".join(FAMILIES))
         save_text(page, temporary / "README.md")
     return Path(folder)

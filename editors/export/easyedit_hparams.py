@@ -81,14 +81,13 @@ class EasyEditSettings:
     mend: MENDConfig
 
 
-def hparams_text(settings: EasyEditSettings, archive: str, architecture: str, device: str | int) -> str:
+def hparams_text(settings: EasyEditSettings, archive: str, architecture: str) -> str:
     """The YAML text for applying an archive.
 
     Args:
         settings: what matters.
         archive: path of the archive.
         architecture: class of the base model; EasyEdit chooses by it where labels are.
-        device: number of a GPU, or "cpu".
     """
     mend = settings.mend
     # A name with "gpt" in it is what EasyEdit takes for a byte-level tokenizer that wants a space before a target.
@@ -96,7 +95,7 @@ def hparams_text(settings: EasyEditSettings, archive: str, architecture: str, de
     values = {
         "alg_name": "MEND",
         "archive": archive,
-        "device": device,
+        "device": "cpu",
         "model_name": settings.model_name,
         "model_class": architecture,
         "tokenizer_class": tokenizer,

@@ -228,7 +228,7 @@ def test_settings_and_names_of_every_shape_survive(mode: Any, shared: bool, tmp_
     for parameter in network.parameters():
         parameter.data.normal_()
     settings = EasyEditSettings("gpt2", network.sites, config)
-    (tmp_path / "h.yaml").write_text(hparams_text(settings, "a.pt", "GPT2LMHeadModel", 0))
+    (tmp_path / "h.yaml").write_text(hparams_text(settings, "a.pt", "GPT2LMHeadModel"))
     assert read_hparams(tmp_path / "h.yaml") == settings
     there = to_easyedit(network)
     other = MENDNetwork({"h.0.c_fc": (4, 6), "h.1.c_fc": (4, 6), "h.0.c_proj": (6, 4)}, config)
