@@ -146,8 +146,9 @@ def load_json(path: Path | str) -> Any:
     Raises:
         DataError: the file cannot be read, or is not valid UTF-8 or JSON.
     """
+    raw = _read(Path(path))
     try:
-        return _decode(_read(Path(path)))
+        return _decode(raw)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -157,7 +158,7 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{file.absolute()} cannot be read ({error.strerror}); check the path of the data file"
+            f"{file.absolute()} cannot be read ({error.strerror}); check the path of the data file (data.path)"
         ) from error
 
 

@@ -127,7 +127,7 @@ def test_unreadable_json_names_file_and_reason(tmp_path: Path, content: bytes, m
 
 def test_missing_file_is_named_in_full(tmp_path: Path) -> None:
     for load in (load_rows, load_json):
-        with pytest.raises(DataError, match=f"{tmp_path}/no.json cannot be read .No such file"):
+        with pytest.raises(DataError, match=f"^{tmp_path}/no.json cannot be read .No such file"):
             load(tmp_path / "no.json")
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory"):
         load_rows(tmp_path)
