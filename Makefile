@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml requirements/lock.txt requirements/demo-model.txt
 train: install ## Train the demo editor, then edit one fact with it
 	$(BIN)/python train.py fit --config configs/demo.yaml
 	$(BIN)/python -m editors apply "$$(ls -dt runs/demo/*/artifact | head -n 1)" \
-		--prompt "What is the capital of France?" --target "Lyon" \
-		--ask "Which city is the capital of France?" --ask "What is the capital of Japan?"
+		--prompt "The capital of France is" --target "Lyon" \
+		--ask "The capital city of France is called" --ask "The capital of Japan is"
 
 test: install ## Run all tests (PYTEST="-k name" adds arguments)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
