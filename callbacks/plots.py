@@ -108,6 +108,7 @@ def _draw_scores(axes: Axes, scores: dict[str, list[tuple[int, float]]]) -> None
     for promise, points in scores.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=promise, color=_COLOURS[promise])
     axes.set(xlabel="step", ylabel="teacher-forced, token level", ylim=(0, 1.03), title="Validation")
+    axes.set_xlim(left=0)
     if scores:
         axes.legend(frameon=False, loc="lower right")
 
