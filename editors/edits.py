@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from editors.errors import ArtifactError, EditorError
-from editors.files import save_tensors
+from editors.files import read_tensors, save_tensors
 from editors.hashing import tensor_hash
 from editors.sites import is_linear, linear_widths
 
@@ -263,12 +262,7 @@ class LowRankEdit:
         Raises:
             ArtifactError: the file is missing, damaged, or not an edit.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{path} cannot be read as an edit: {error}") from error
+        tensors, metadata = read_tensors(path, "an edit")
         if metadata.get("format") != _FORMAT:
             raise ArtifactError(
                 f"{path} is not an edit in factors (format {metadata.get('format')!r}, wanted {_FORMAT!r}); "

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written ever takes the place of a good one."""
+"""Reading tensors, and writing files so that nothing half-written ever takes the place of a good one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from editors.errors import ArtifactError
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and the texts in its header.
+
+    Args:
+        path: the file.
+        kind: what it should be ("a memory"), for the message.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            # The file is no mapping: it has no other way to name its tensors.
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read as {kind}: {error}") from error
 
 
 @contextmanager

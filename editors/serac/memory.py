@@ -16,7 +16,7 @@ from torch import Tensor
 
 from editors.conflicts import normalised
 from editors.errors import ArtifactError, EditorError
-from editors.files import save_tensors
+from editors.files import read_tensors, save_tensors
 from editors.requests import EditRequest
 
 _FORMAT = "hyperedit-memory-1"
@@ -163,12 +163,7 @@ class EditMemory:
         Raises:
             ArtifactError: the file is missing, damaged, or not a memory.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{path} cannot be read as a memory: {error}") from error
+        tensors, header = read_tensors(path, "a memory")
         if header.get("format") != _FORMAT:
             raise ArtifactError(
                 f"{path} is not a hyperedit memory (format {header.get('format')!r}, wanted {_FORMAT!r})"
@@ -178,5 +173,5 @@ class EditMemory:
             memory = cls(tensors["keys"].shape[1])
             memory.write([EditRequest(prompt, target) for prompt, target in content["edits"]], tensors["keys"])
             return memory, dict(content["metadata"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error

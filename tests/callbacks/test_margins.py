@@ -51,7 +51,11 @@ def test_otherwise_margins_stay(situation: dict[str, Any]) -> None:
 
 
 def test_simple_objective_has_no_margins_to_tighten() -> None:
-    AnnealMargins().on_validation_end(trainer(0.95), new_editor(objective="simple"))
+    editor = new_editor(objective="simple")
+    before = {name: tensor.clone() for name, tensor in editor.state_dict().items()}
+    AnnealMargins().on_validation_end(trainer(0.95), editor)
+    assert margins(editor) == []
+    torch.testing.assert_close(dict(editor.state_dict()), before, rtol=0, atol=0)
 
 
 def test_another_measure_of_success() -> None:
