@@ -279,6 +279,13 @@ def test_configurations_are_found() -> None:
     assert names == {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_newest_state_is_kept_whatever_validation_says(path: Path) -> None:
+    callbacks = yaml.safe_load(path.read_text())["trainer"]["callbacks"]
+    arguments = [item["init_args"] for item in callbacks if item["class_path"].endswith("ModelCheckpoint")]
+    assert {"filename": "last", "enable_version_counter": False} in arguments
+
+
 @pytest.mark.parametrize("paths", shipped(), ids=lambda paths: "+".join(path.stem for path in paths))
 def test_shipped_configuration_parses(paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     # What an editor's file leaves open, the files it is combined with give.

@@ -167,7 +167,7 @@ class TinyWorld:
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
                 "logger": [_item("lightning.pytorch.loggers.CSVLogger", save_dir=str(root), name="", version="")],
-                "callbacks": [_CHECKPOINTS, *(_item(f"callbacks.{name}") for name in _CALLBACKS)],
+                "callbacks": [*_CHECKPOINTS, *(_item(f"callbacks.{name}") for name in _CALLBACKS)],
             },
             "model": MODELS[editor](self.model),
             "data": _item(
@@ -198,13 +198,10 @@ def _item(class_path: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": init_args}
 
 
-_CHECKPOINTS = _item(
-    "lightning.pytorch.callbacks.ModelCheckpoint",
-    monitor="val/loss/total",
-    save_last=True,
-    enable_version_counter=False,
-    filename="best",
-)
+_CHECKPOINTS = [
+    _item("lightning.pytorch.callbacks.ModelCheckpoint", enable_version_counter=False, **arguments)
+    for arguments in ({"monitor": "val/loss/total", "filename": "best"}, {"filename": "last"})
+]
 
 
 def _mend(model: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
@@ -63,9 +62,7 @@ def life(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory
 
     fit = run("fit", f"--trainer.max_steps={STEPS_BEFORE_RESUMING}", "--trainer.val_check_interval=4")
     resumed = run("fit", "--ckpt_path=last", "--trainer.val_check_interval=4")
-    checkpoints = resumed.trainer.checkpoint_callback
-    assert isinstance(checkpoints, ModelCheckpoint)
-    last = f"--ckpt_path={checkpoints.last_model_path}"
+    last = f"--ckpt_path={Path(resumed.trainer.default_root_dir) / 'checkpoints' / 'last.ckpt'}"
     artifact = root.parent / "exported"
     run("export", last, f"--output={artifact}")
     return Life(root, fit, resumed, run("validate", "--ckpt_path=last"), run("test", last), artifact)
@@ -278,6 +275,21 @@ def test_resuming_continues_the_newest_run(life: Life) -> None:
     assert life.resumed.trainer.global_step == STEPS
     config = yaml.safe_load((life.folders()[1] / "config.yaml").read_text())
     assert config["ckpt_path"] == str(life.folders()[0] / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_last_checkpoint_is_the_newest_whether_or_not_validation_improved(
+    tiny_world: TinyWorld, tmp_path: Path, mode: str
+) -> None:
+    config = tiny_world.config(tmp_path / "runs")
+    config["trainer"]["callbacks"][0]["init_args"]["mode"] = mode
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    cli = run(["fit", f"--config={path}"])
+    last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    assert (
+        torch.load(last, weights_only=True)["global_step"] == cli.trainer.global_step == config["trainer"]["max_steps"]
+    )
 
 
 def test_there_must_be_a_run_to_continue(tiny_world: TinyWorld, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from editors.answers import ask
 from editors.base import Editor
@@ -70,9 +69,7 @@ def life(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory
 
     fit = run("fit", f"--trainer.max_steps={STEPS_BEFORE_RESUMING}", "--trainer.val_check_interval=4")
     resumed = run("fit", "--ckpt_path=last", "--trainer.val_check_interval=4")
-    checkpoints = resumed.trainer.checkpoint_callback
-    assert isinstance(checkpoints, ModelCheckpoint)
-    last = f"--ckpt_path={checkpoints.last_model_path}"
+    last = f"--ckpt_path={Path(resumed.trainer.default_root_dir) / 'checkpoints' / 'last.ckpt'}"
     run("export", last, f"--output={folder / 'exported'}")
     return Life(fit, resumed, run("test", last), folder / "exported")
 
