@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch.utils.data import Dataset
@@ -53,7 +54,8 @@ class TrainingEpisodes(Dataset[EditBatch]):
         locality_pool: more locality questions; where a record has its own, either is taken with equal chance.
         locality_per_edit: locality texts for each edit.
         other_targets: share of edits that get another target than their record's: an answer of any other record or
-            locality question. An editor must place any answer, and data sets have few.
+            locality question. An editor must place any answer, and data sets have few. An answer is drawn in proportion
+            to its length: long ones are the hardest to place, and the rarest.
         edit_prompt_as_rephrase: share of edits whose outer loss is on the edit prompt itself, not on a paraphrase.
         seed: seed of the choices.
     """
@@ -76,6 +78,7 @@ class TrainingEpisodes(Dataset[EditBatch]):
         self._other_targets = other_targets
         self._edit_prompt_as_rephrase = edit_prompt_as_rephrase
         self._targets = self._fitting(_all_answers(records, locality_pool)) if other_targets else []
+        self._target_lengths = list(accumulate(len(target) for target in self._targets))
         self._seed = seed
 
     def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
@@ -89,7 +92,7 @@ class TrainingEpisodes(Dataset[EditBatch]):
                 record = self._records[index]
                 choose = random.Random(f"{self._seed}/{epoch}/{index}")
                 other = choose.random() < self._other_targets
-                target = choose.choice(self._targets) if other else record.target_new
+                target = self._other_target(choose) if other else record.target_new
                 edit[number].append((record.prompt, target))
                 own = not record.rephrases or choose.random() < self._edit_prompt_as_rephrase
                 rephrase[number].append((record.prompt if own else choose.choice(record.rephrases), target))
@@ -100,6 +103,9 @@ class TrainingEpisodes(Dataset[EditBatch]):
             rephrase=self._collate(rephrase),
             locality=self._collate(locality),
         )
+
+    def _other_target(self, choose: random.Random) -> str:
+        return choose.choices(self._targets, cum_weights=self._target_lengths)[0]
 
     def _fitting(self, answers: list[str]) -> list[str]:
         """Those answers that every prompt has room for; the others would stop training when they are drawn."""

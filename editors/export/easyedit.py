@@ -71,6 +71,7 @@ def save_easyedit(folder: str | Path, editor: LoadedEditor, model_name: str | No
     name = editor.config.editor
     if not isinstance(editor.network, MENDNetwork):
         raise ArtifactError(f"editor {name!r}: {_REFUSED.get(name, 'EasyEdit has no such method')}")
+    _require_mean_loss(editor.network)
     model_name = model_name or editor.base_model.name
     _require_family(model_name)
     _require_trained(editor.network)
@@ -91,6 +92,14 @@ def _require_family(model_name: str) -> None:
         raise ArtifactError(
             f"EasyEdit cannot load base model {model_name!r}: it wants a folder or Hub id with one of "
             f"{', '.join(FAMILIES)} in its name. Save the base model to such a folder and name it (--model-name)"
+        )
+
+
+def _require_mean_loss(network: MENDNetwork) -> None:
+    if network.config.answer_loss != "mean":
+        raise ArtifactError(
+            f"EasyEdit cannot use an editor with mend.answer_loss {network.config.answer_loss!r}: it always reads the "
+            "gradient of the mean loss. Train one with 'mean', or export single edits: python -m editors convert EDIT"
         )
 
 

@@ -32,6 +32,8 @@ class MENDConfig:
             site has a transform of its own.
         normalise: bring every feature to zero mean and unit variance first (paper).
         edit_rate: initial edit learning rate of every site.
+        answer_loss: whose gradient is read: the "mean" (paper) or the "sum" of the losses of a target's tokens. The
+            mean leaves each token of a long target a small gradient, and the sum does not.
     """
 
     rank: int = 1920
@@ -40,6 +42,7 @@ class MENDConfig:
     shared: bool = True
     normalise: bool = True
     edit_rate: float = 1e-4
+    answer_loss: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.num_blocks < 1:
@@ -139,11 +142,11 @@ class MENDNetwork(nn.Module):
 
     def forward(self, signal: EditSignal) -> LowRankEdit:
         """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`."""
-        factors, episode = signal.factors, signal.tokens.episode
+        episode = signal.tokens.episode
         updates: dict[str, SiteUpdate] = {}
         with torch.autocast(episode.device.type, enabled=False):
             for key, sites in self.groups.items():
-                rows = [gradient_rows(factors[site]) for site in sites]
+                rows = [self._rows(signal, site) for site in sites]
                 counts = [len(text) for _, _, text in rows]
                 index = torch.arange(len(sites), device=episode.device).repeat_interleave(
                     torch.tensor(counts, device=episode.device)
@@ -156,3 +159,11 @@ class MENDNetwork(nn.Module):
                     rate = self.edit_rates[self.sites.index(site)]
                     updates[site] = pad_episodes(site_u, -rate * site_delta, episode[text], signal.num_episodes)
         return LowRankEdit({site: updates[site] for site in self.sites})
+
+    def _rows(self, signal: EditSignal, site: str) -> tuple[Tensor, Tensor, Tensor]:
+        """`gradient_rows` of a site; of the summed loss, if the configuration says so."""
+        u, delta, text = gradient_rows(signal.factors[site])
+        if self.config.answer_loss == "mean":
+            return u, delta, text
+        tokens = signal.tokens
+        return u, delta * torch.bincount(tokens.rows, minlength=tokens.num_texts)[text].unsqueeze(-1), text

@@ -146,6 +146,14 @@ def test_other_targets_are_answers_of_the_training_data_and_the_same_in_the_para
     assert 15 < changed < 45
 
 
+def test_other_targets_are_drawn_in_proportion_to_their_length(collate: EpisodeCollator, said: Any) -> None:
+    pool = [Probe("nq question: number", "of twenty letters...")]
+    episodes = training(collate, pool=pool, locality=0, other_targets=1.0)
+    drawn = Counter(said(episodes[(epoch, [[0]])].edit)[0][2] for epoch in range(100))
+    # Nine other answers have five letters each: 20 of 65 draws, where 1 of 10 would be even.
+    assert 20 < drawn[pool[0].answer] < 42
+
+
 def test_answers_without_room_after_the_longest_prompt_are_no_other_targets(
     collate: EpisodeCollator, said: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -209,6 +209,13 @@ def test_other_editors_are_refused_with_the_reason(name: str, reason: str, artif
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
 
 
+def test_editor_of_the_summed_loss_is_refused(artifact: Path, tmp_path: Path) -> None:
+    loaded = load_editor(artifact)
+    loaded.network.config = dataclasses.replace(loaded.network.config, answer_loss="sum")
+    with pytest.raises(ArtifactError, match="always reads the gradient of the mean loss"):
+        save_easyedit(tmp_path / "easyedit", loaded, NAME)
+
+
 def test_untrained_editor_is_refused(tiny_world: TinyWorld, tmp_path: Path) -> None:
     editor = MEND(BaseModelConfig(str(tiny_world.model), dtype="float32", num_blocks=2), TINY)
     editor.configure_model()

@@ -180,6 +180,20 @@ def test_equals_the_equations_token_by_token(mode: Mode, shared: bool, normalise
         close_in_scale(gradient, reference)
 
 
+def test_the_summed_loss_counts_every_token_of_a_long_target_in_full() -> None:
+    lengths = torch.tensor([2, 1, 3, 1])
+    factors = random_factors()
+    signal = as_signal(factors, EPISODE, NUM_EPISODES)
+    rows = torch.arange(len(lengths)).repeat_interleave(lengths)
+    signal = dataclasses.replace(signal, tokens=dataclasses.replace(signal.tokens, rows=rows))
+    summed = warmed_up(randomised(new_network(answer_loss="sum")))(signal)
+    scaled = {site: Factors(f.u, f.delta * lengths.view(-1, 1, 1)) for site, f in factors.items()}
+    expected = warmed_up(randomised(new_network()))(as_signal(scaled, EPISODE, NUM_EPISODES))
+    for site in WIDTHS:
+        close(summed.updates[site].u, expected.updates[site].u)
+        close(summed.updates[site].v, expected.updates[site].v)
+
+
 def test_training_normalises_with_this_batch_included() -> None:
     factors = random_factors()
     trained, warm = new_network(), new_network()
