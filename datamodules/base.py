@@ -247,7 +247,8 @@ class EditDataModule(LightningDataModule):
         return {"unseen_template": flags} if any(flags) and not all(flags) else {}
 
     def _collator(self) -> EpisodeCollator:
-        encoder = text_encoder(self.tokenizer, encoder_decoder=self._encoder_decoder)
+        seq2seq, end_answers = self._encoder_decoder, self.base_model.end_answers
+        encoder = text_encoder(self.tokenizer, encoder_decoder=seq2seq, end_answers=end_answers)
         return EpisodeCollator(encoder, self.max_length, self.padding_side)
 
     def _sampler(

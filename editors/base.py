@@ -138,7 +138,8 @@ class Editor(LightningModule):
     @cached_property
     def text_encoder(self) -> TextEncoder:
         """Encodes texts for the base model."""
-        return text_encoder(self.tokenizer, encoder_decoder=is_encoder_decoder(self.frozen.model))
+        seq2seq = is_encoder_decoder(self.frozen.model)
+        return text_encoder(self.tokenizer, encoder_decoder=seq2seq, end_answers=self.base_model.end_answers)
 
     @cached_property
     def base_weights(self) -> str:

@@ -40,6 +40,9 @@ class BaseModelConfig:
             last `num_blocks` blocks (of an encoder-decoder model: of encoder and decoder).
         num_blocks: how many blocks, from the last one down, the default sites cover.
         trust_remote_code: run model code that comes with a Hub repository.
+        end_answers: teach edits of a decoder-only model to end the text after the target, by an end-of-text token
+            behind every answer; otherwise an edited model says the target and talks on. (The answers of an
+            encoder-decoder model always end.)
     """
 
     name: str
@@ -48,6 +51,7 @@ class BaseModelConfig:
     sites: list[str] | None = None
     num_blocks: int = 3
     trust_remote_code: bool = False
+    end_answers: bool = False
 
 
 def _source(config: BaseModelConfig) -> dict[str, Any]:

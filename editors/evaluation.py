@@ -51,14 +51,14 @@ class Evaluator:
             self._update(editor, batch.outside_inference_mode(), generate=generate)
 
     def _update(self, editor: Editor, batch: EditBatch, *, generate: bool) -> None:
-        probes = _probes(batch)
+        probes = {name: editor.text_encoder.scored(tokens) for name, tokens in _probes(batch).items()}
         names = list(probes)
         hidden = dict(zip(names, editor.frozen.prefix([probes[n] for n in names]), strict=True))
         edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, hidden["reliability"])
         base = {name: editor.frozen.logits(probes[name], hidden=hidden[name]) for name in names}
         edited = {name: editor.frozen.logits(probes[name], edit, hidden[name]) for name in names}
         values = _forced_scores(probes, base, edited, batch.num_episodes)
-        values |= _losses(editor, batch, base, edited)
+        values |= _losses(editor, probes, base, edited, batch.num_episodes)
         if generate:
             probes.pop("ground_truth", None)
             values |= _generated_scores(editor, probes, edit, batch.num_episodes)
@@ -101,20 +101,22 @@ def _forced_scores(
     return values
 
 
-def _losses(editor: Editor, batch: EditBatch, base: dict[str, Tensor], edited: dict[str, Tensor]) -> dict[str, _Values]:
+def _losses(
+    editor: Editor, probes: dict[str, TokenBatch], base: dict[str, Tensor], edited: dict[str, Tensor], count: int
+) -> dict[str, _Values]:
     """The training losses on held-out edits, for each episode; as in training, a missing paraphrase is the edit prompt.
 
     Where there is no locality text the total is that of the edit loss, so that it can be monitored for any data set.
     """
-    edit, has_edit = _edit_losses(batch.edit, edited["reliability"], batch.num_episodes)
+    edit, has_edit = _edit_losses(probes["reliability"], edited["reliability"], count)
     if "generality" in edited:
-        rephrased, has_rephrase = _edit_losses(batch.rephrase, edited["generality"], batch.num_episodes)
+        rephrased, has_rephrase = _edit_losses(probes["generality"], edited["generality"], count)
         edit = torch.where(has_rephrase, rephrased, edit)
     values = {"loss/edit": (edit, has_edit)}
     total = editor.c_edit * edit
     if "locality" in edited:
         divergence = locality_kl(base["locality"], edited["locality"])
-        values["loss/locality_kl"] = episode_means(divergence, batch.locality.answer_episode(), batch.num_episodes)
+        values["loss/locality_kl"] = episode_means(divergence, probes["locality"].answer_episode(), count)
         total = total + editor.c_loc * values["loss/locality_kl"][0]
     return {**values, "loss/total": (total, has_edit)}
 

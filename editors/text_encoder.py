@@ -72,6 +72,10 @@ class TextEncoder(ABC):
     def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """For each pair why `batch` would refuse it; empty where it would not."""
 
+    def scored(self, tokens: TokenBatch) -> TokenBatch:
+        """`tokens` of `batch` with those answer tokens to predict that metrics count."""
+        return tokens
+
     @property
     def answer_prefix(self) -> tuple[int, ...]:
         """Special tokens that the model reads between the prompt and any answer."""
@@ -88,9 +92,27 @@ class TextEncoder(ABC):
 
 
 class DecoderOnlyTexts(TextEncoder):
-    """Prompt and answer as one text, "prompt answer"; see `encode_answers`."""
+    """Prompt and answer as one text, "prompt answer"; see `encode_answers`.
+
+    Args:
+        tokenizer: the base model's.
+        end_answers: put an end-of-text token behind every answer. Metrics do not count it, and published ones do
+            not either.
+
+    Raises:
+        EditorError: answers are to be ended, and the tokenizer has no end-of-text token.
+    """
 
     prompt_side = "left"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, end_answers: bool = False) -> None:
+        super().__init__(tokenizer)
+        if end_answers and tokenizer.eos_token_id is None:
+            raise EditorError(
+                f"base_model.end_answers: true needs an end-of-text token, and {type(tokenizer).__name__} has none; "
+                "set it to false"
+            )
+        self._end_id: int | None = tokenizer.eos_token_id if end_answers else None
 
     def batch(
         self,
@@ -101,12 +123,16 @@ class DecoderOnlyTexts(TextEncoder):
         padding_side: PaddingSide = "right",
     ) -> TokenBatch:
         """See `TextEncoder.batch`; also refuses a prompt that yields no token."""
-        texts = encode_answers(self.tokenizer, pairs, max_length, limit_name)
+        texts = encode_answers(self.tokenizer, pairs, max_length, limit_name, self._end_id)
         return collate_texts(texts, episode, self._pad_id, padding_side)
 
     def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """See `TextEncoder.faults`."""
-        return encoding_faults(self.tokenizer, pairs, max_length, limit_name)
+        return encoding_faults(self.tokenizer, pairs, max_length, limit_name, self._end_id)
+
+    def scored(self, tokens: TokenBatch) -> TokenBatch:
+        """See `TextEncoder.scored`: all but the end-of-text token."""
+        return tokens if self._end_id is None else tokens.without_last_answer_token()
 
 
 @dataclass(frozen=True)
@@ -205,11 +231,14 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor(filled, dtype=torch.long).reshape(len(rows), width)
 
 
-def text_encoder(tokenizer: PreTrainedTokenizerBase, *, encoder_decoder: bool) -> TextEncoder:
+def text_encoder(
+    tokenizer: PreTrainedTokenizerBase, *, encoder_decoder: bool, end_answers: bool = False
+) -> TextEncoder:
     """The encoder of a base model's texts.
 
     Args:
         tokenizer: the base model's.
-        encoder_decoder: whether it is an encoder-decoder model.
+        encoder_decoder: whether it is an encoder-decoder model, whose answers always end.
+        end_answers: put an end-of-text token behind every answer of a decoder-only model.
     """
-    return EncoderDecoderTexts(tokenizer) if encoder_decoder else DecoderOnlyTexts(tokenizer)
+    return EncoderDecoderTexts(tokenizer) if encoder_decoder else DecoderOnlyTexts(tokenizer, end_answers=end_answers)

@@ -6,7 +6,7 @@ Shape legend: B texts, T tokens, A tokens of an answer (both padded), N answer t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -52,6 +52,7 @@ def encode_answers(
     pairs: Iterable[tuple[str, str]],
     max_length: int | None = None,
     limit_name: str = MODEL_LIMIT,
+    end_id: int | None = None,
 ) -> list[EncodedText]:
     """Encode each `(prompt, answer)` jointly as "prompt answer" and mark the answer's tokens by character offsets.
 
@@ -63,11 +64,12 @@ def encode_answers(
         pairs: prompts with their answers.
         max_length: longest text in tokens; `None` for no limit.
         limit_name: the name of what sets `max_length`, for the error message.
+        end_id: a token that ends every answer, as part of it; `None` for none.
 
     Raises:
         EditorError: the tokenizer is not a fast one, an answer yields no token, or a text is too long.
     """
-    return [_mark_answer(encoding, max_length, limit_name) for encoding in _encodings(tokenizer, pairs)]
+    return [_mark_answer(encoding, max_length, limit_name, end_id) for encoding in _encodings(tokenizer, pairs)]
 
 
 def encoding_faults(
@@ -75,18 +77,19 @@ def encoding_faults(
     pairs: Iterable[tuple[str, str]],
     max_length: int | None = None,
     limit_name: str = MODEL_LIMIT,
+    end_id: int | None = None,
 ) -> list[str]:
     """For each pair why `encode_answers` would refuse it; empty where it would not.
 
     Raises:
         EditorError: the tokenizer is not a fast one.
     """
-    return [_fault(encoding, max_length, limit_name) for encoding in _encodings(tokenizer, pairs)]
+    return [_fault(encoding, max_length, limit_name, end_id) for encoding in _encodings(tokenizer, pairs)]
 
 
-def _fault(encoding: _Encoding, max_length: int | None, limit_name: str) -> str:
+def _fault(encoding: _Encoding, max_length: int | None, limit_name: str, end_id: int | None) -> str:
     try:
-        _mark_answer(encoding, max_length, limit_name)
+        _mark_answer(encoding, max_length, limit_name, end_id)
     except EditorError as error:
         return str(error)
     return ""
@@ -105,11 +108,14 @@ def _encodings(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, st
         yield ids, offsets, *pair
 
 
-def _mark_answer(encoding: _Encoding, max_length: int | None, limit_name: str) -> EncodedText:
+def _mark_answer(
+    encoding: _Encoding, max_length: int | None, limit_name: str, end_id: int | None = None
+) -> EncodedText:
     ids, offsets, prompt, answer = encoding
-    if max_length is not None and len(ids) > max_length:
+    length = len(ids) + (end_id is not None)
+    if max_length is not None and length > max_length:
         raise EditorError(
-            f"prompt {prompt[:60]!r} with its answer has {len(ids)} tokens, but {limit_name} is {max_length}"
+            f"prompt {prompt[:60]!r} with its answer has {length} tokens, but {limit_name} is {max_length}"
         )
     # Special tokens have the span (0, 0): they are never part of the answer. A token that is only the space before the
     # answer may have an empty span behind that space, and is part of it.
@@ -118,7 +124,10 @@ def _mark_answer(encoding: _Encoding, max_length: int | None, limit_name: str) -
         raise EditorError(f"answer {answer!r} of prompt {prompt!r} yields no token")
     if marked[0] == 0:
         raise EditorError(f"prompt {prompt!r} yields no token before the answer {answer!r}")
-    return EncodedText(tuple(ids), marked[0], marked[-1] + 1)
+    end = marked[-1] + 1
+    if end_id is None:
+        return EncodedText(tuple(ids), marked[0], end)
+    return EncodedText((*ids[:end], end_id), marked[0], end + 1)
 
 
 def token_positions(attention_mask: Tensor) -> Tensor:
@@ -177,6 +186,13 @@ class TokenBatch:
     def answer_ids(self) -> list[list[int]]:
         """The token ids of each text's answer."""
         return [self.targets[self.rows == row].tolist() for row in range(self.num_texts)]
+
+    def without_last_answer_token(self) -> TokenBatch:
+        """The same texts, but the last token of each answer is not predicted; every answer has two or more."""
+        keep = torch.ones_like(self.rows, dtype=torch.bool)
+        keep[:-1] = self.rows[1:] == self.rows[:-1]
+        keep[-1:] = False
+        return replace(self, positions=self.positions[keep], targets=self.targets[keep], rows=self.rows[keep])
 
     def to(self, device: torch.device | str, **kwargs: Any) -> TokenBatch:
         """A copy on `device`; Lightning calls this."""

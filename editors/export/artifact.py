@@ -220,7 +220,8 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         if attempts < 1:
             raise EditorError(f"attempts must be at least 1, got {attempts}")
         self.check_base_model(model)
-        encoder = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
+        seq2seq, end_answers = is_encoder_decoder(model), self.base_model.end_answers
+        encoder = text_encoder(tokenizer, encoder_decoder=seq2seq, end_answers=end_answers)
         tokens = encoder.batch([(r.prompt, r.target) for r in requests], episode, longest_text(model)).to(model.device)
         count = episode[-1] + 1
         edit: Edit

@@ -71,7 +71,7 @@ def save_easyedit(folder: str | Path, editor: LoadedEditor, model_name: str | No
     name = editor.config.editor
     if not isinstance(editor.network, MENDNetwork):
         raise ArtifactError(f"editor {name!r}: {_REFUSED.get(name, 'EasyEdit has no such method')}")
-    _require_mean_loss(editor.network)
+    _require_same_loss(editor)
     model_name = model_name or editor.base_model.name
     _require_family(model_name)
     _require_trained(editor.network)
@@ -95,11 +95,17 @@ def _require_family(model_name: str) -> None:
         )
 
 
-def _require_mean_loss(network: MENDNetwork) -> None:
-    if network.config.answer_loss != "mean":
+def _require_same_loss(editor: LoadedEditor) -> None:
+    """EasyEdit reads the gradient of the mean loss of the target's own tokens, and of nothing else."""
+    wrong = ""
+    if editor.network.config.answer_loss != "mean":
+        wrong = f"mend.answer_loss {editor.network.config.answer_loss!r} ('mean')"
+    elif editor.base_model.end_answers:
+        wrong = "base_model.end_answers true (false)"
+    if wrong:
         raise ArtifactError(
-            f"EasyEdit cannot use an editor with mend.answer_loss {network.config.answer_loss!r}: it always reads the "
-            "gradient of the mean loss. Train one with 'mean', or export single edits: python -m editors convert EDIT"
+            f"EasyEdit computes another edit loss than this editor was trained with: {wrong}. Train one with the value "
+            "in brackets, or export single edits: python -m editors convert EDIT"
         )
 
 

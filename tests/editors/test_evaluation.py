@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -63,3 +64,21 @@ def test_without_locality_texts_the_total_is_that_of_the_edit_loss(editor: MEND)
     whole = losses(editor, record(rephrases=(PARAPHRASE,), locality=LOCALITY))
     both = losses(editor, record(rephrases=(PARAPHRASE,)), record(rephrases=(PARAPHRASE,), locality=LOCALITY))
     assert both["total"] == pytest.approx((found["total"] + whole["total"]) / 2)
+
+
+def test_an_end_of_text_behind_answers_is_learned_but_not_scored(editor: MEND) -> None:
+    """What is scored of the unedited model does not change."""
+
+    def before(*, end_answers: bool) -> dict[str, float]:
+        ended = MEND(dataclasses.replace(editor.base_model, end_answers=end_answers), editor.mend)
+        ended.frozen, ended.network = editor.frozen, editor.network
+        batch = EvaluationEpisodes(
+            [record(rephrases=(PARAPHRASE,), locality=LOCALITY)], EpisodeCollator(ended.text_encoder, 64, "right"), {}
+        )[(0, [[0]])]
+        assert (batch.edit.answer_ids()[0][-1] == ended.tokenizer.eos_token_id) is end_answers
+        evaluator = Evaluator(generate_in_validation=False)
+        evaluator.update(ended, batch, generate=True)
+        scores = evaluator.compute(torch.device("cpu"))
+        return {name: score for name, score in scores.items() if name.startswith("before/")}
+
+    assert before(end_answers=True) == before(end_answers=False)

@@ -63,6 +63,36 @@ def test_a_decoder_only_model_reads_prompt_and_answer_as_one_text(make: Make) ->
 # --- encoder-decoder models ------------------------------------------------------------------------------------------
 
 
+def test_answers_of_a_decoder_only_model_can_end_and_the_end_is_not_scored(make: Make) -> None:
+    tokenizer = make("<s> $A")
+    end = tokenizer.eos_token_id
+    plain, ended = DecoderOnlyTexts(tokenizer), DecoderOnlyTexts(tokenizer, end_answers=True)
+    expected, batch = plain.batch(PAIRS, [0, 0, 1]), ended.batch(PAIRS, [0, 0, 1])
+    assert batch.answer_ids() == [[*answer, end] for answer in expected.answer_ids()]
+    assert batch.prompt_ids() == expected.prompt_ids()
+    scored = ended.scored(batch)
+    assert scored.answer_ids() == expected.answer_ids()
+    assert torch.equal(scored.rows, expected.rows)
+    joint = [tokenizer(" ".join(pair))["input_ids"] for pair in PAIRS]
+    assert [ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)] == joint
+    assert torch.equal(plain.scored(expected).targets, expected.targets)
+
+
+def test_the_end_counts_for_the_longest_text(make: Make) -> None:
+    tokenizer = make("$A")
+    (text,) = encode_answers(tokenizer, PAIRS[:1])
+    assert DecoderOnlyTexts(tokenizer).faults(PAIRS[:1], len(text)) == [""]
+    (fault,) = DecoderOnlyTexts(tokenizer, end_answers=True).faults(PAIRS[:1], len(text))
+    assert f"has {len(text) + 1} tokens" in fault
+
+
+def test_a_tokenizer_without_an_end_cannot_end_answers(make: Make) -> None:
+    tokenizer = make("$A")
+    tokenizer.eos_token = None
+    with pytest.raises(EditorError, match="needs an end-of-text token"):
+        DecoderOnlyTexts(tokenizer, end_answers=True)
+
+
 def test_the_encoder_reads_the_prompt_alone(encoder: EncoderDecoderTexts) -> None:
     batch = encoder.batch(PAIRS, [0, 0, 1])
     for row, (prompt, _) in enumerate(PAIRS):

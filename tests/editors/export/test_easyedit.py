@@ -209,10 +209,13 @@ def test_other_editors_are_refused_with_the_reason(name: str, reason: str, artif
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
 
 
-def test_editor_of_the_summed_loss_is_refused(artifact: Path, tmp_path: Path) -> None:
+def test_editors_of_another_edit_loss_are_refused(artifact: Path, tmp_path: Path) -> None:
     loaded = load_editor(artifact)
+    loaded.config.base_model["end_answers"] = True
+    with pytest.raises(ArtifactError, match=r"another edit loss.*end_answers"):
+        save_easyedit(tmp_path / "easyedit", loaded, NAME)
     loaded.network.config = dataclasses.replace(loaded.network.config, answer_loss="sum")
-    with pytest.raises(ArtifactError, match="always reads the gradient of the mean loss"):
+    with pytest.raises(ArtifactError, match=r"another edit loss.*answer_loss 'sum'"):
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
 
 
