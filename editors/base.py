@@ -5,6 +5,7 @@ Shape legend: E episodes, N answer tokens, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from editors.text_encoder import TextEncoder, text_encoder
 from editors.tokens import EditBatch, TokenBatch
 
 _FROZEN_PREFIX = "frozen."
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -217,6 +219,12 @@ class Editor(LightningModule):
 
     def on_fit_start(self) -> None:
         """Remember the base model's weights, to prove afterwards that training did not touch them."""
+        if self.frozen.model.dtype == torch.float16 and self.trainer.precision != "16-mixed":
+            _LOG.warning(
+                "The base model is in float16, and trainer.precision %s does not scale the loss: small gradients of "
+                "the hypernetwork become zero. Use 16-mixed (on a GPU), or model.base_model.dtype bfloat16 or float32.",
+                self.trainer.precision,
+            )
         self._hash_before_fit = weights_hash(self.frozen.model)
         # Now, not when a checkpoint first asks for it: it must name the weights that training started with.
         _ = self.base_weights

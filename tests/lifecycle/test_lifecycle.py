@@ -348,6 +348,14 @@ def test_fast_dev_run_trains_one_batch_and_leaves_the_other_runs_alone(tiny_worl
     assert logged_steps(Path(resumed.trainer.default_root_dir)) == [2]
 
 
+@pytest.mark.parametrize(("dtype", "warned"), [("float16", True), ("float32", False)])
+def test_training_a_float16_model_without_loss_scaling_is_warned_about(
+    tiny_world: TinyWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str, warned: bool
+) -> None:
+    tiny_world.run("fit", tmp_path / "runs", "--trainer.fast_dev_run=true", f"--model.base_model.dtype={dtype}")
+    assert ("trainer.precision 32-true does not scale the loss" in caplog.text) is warned
+
+
 def test_no_logger_decides_where_the_run_keeps_its_files(tiny_world: TinyWorld, tmp_path: Path) -> None:
     root, short = tmp_path / "runs", "--trainer.limit_val_batches=1"
     board = ("--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger", "--trainer.logger.save_dir=.")
