@@ -18,10 +18,13 @@ from editors.conflicts import normalised
 from editors.errors import ArtifactError, EditorError
 from editors.files import read_tensors, save_tensors
 from editors.requests import EditRequest
+from editors.serac.search import ClusteredKeys, is_installed
 
 _FORMAT = "hyperedit-memory-1"
 # Edits compared at once: the products of one chunk stay in the processor's cache and no [Q, M] matrix is formed.
 _CHUNK = 16_384
+# From so many edits on, a memory on the CPU is searched with faiss where that is installed.
+_CLUSTERED_FROM = 50_000
 
 
 class EditMemory:
@@ -38,6 +41,7 @@ class EditMemory:
         # Room for more edits than there are, so that appending one does not copy all others.
         self._keys = torch.zeros(0, width, device=device)
         self._half_squares = torch.zeros(0, device=device)
+        self._clusters: ClusteredKeys | None = None  # made at a lookup, then kept up to date
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -71,7 +75,7 @@ class EditMemory:
             raise EditorError(
                 f"{len(requests)} edits need keys of shape {[len(requests), self._keys.shape[1]]}, got {[*keys.shape]}"
             )
-        places = []
+        before, places = len(self), []
         for request in requests:
             place = self._place.setdefault(normalised(request.prompt), len(self._requests))
             self._requests[place : place + 1] = [request]
@@ -81,6 +85,10 @@ class EditMemory:
         chosen = keys.detach().to(self._keys)[list(rows.values())]
         self._keys[list(rows)] = chosen
         self._half_squares[list(rows)] = chosen.square().sum(dim=1) / 2
+        if self._clusters is not None:
+            replaced = [place for place in rows if place < before]
+            self._clusters.replace(replaced, self._keys[replaced])
+            self._clusters.append(self.keys[before:])
 
     def _make_room(self, count: int) -> None:
         if count > len(self._keys):
@@ -102,6 +110,8 @@ class EditMemory:
         place = self._place.pop(normalised(prompt))
         kept = [i for i in range(len(self)) if i != place]
         self._keys, self._half_squares = self._keys[kept], self._half_squares[kept]
+        if self._clusters is not None:
+            self._clusters.remove(place)
         removed = self._requests.pop(place)
         self._place = {normalised(request.prompt): i for i, request in enumerate(self._requests)}
         return removed
@@ -109,6 +119,8 @@ class EditMemory:
     @torch.no_grad()
     def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """For each query `[Q, d]` the edit whose key has the least Euclidean distance.
+
+        The answer is exact, except for far queries in a large memory, see `ClusteredKeys`.
 
         Returns:
             index: `[Q]` of the edit.
@@ -119,6 +131,15 @@ class EditMemory:
         """
         if not self._requests:
             raise EditorError("an empty memory has no nearest edit; write one first")
+        index = self._exact(queries) if (clusters := self._searchable()) is None else clusters.nearest(queries)
+        missed = index < 0
+        if missed.any():
+            index[missed] = self._exact(queries[missed])
+        # From the difference: `_exact` compares numbers that have lost the digits of small distances.
+        return index, (queries - self.keys[index]).square().sum(dim=1)
+
+    def _exact(self, queries: Tensor) -> Tensor:
+        """`[Q]` the nearest edit of each query."""
         index = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
         best = queries.new_full((len(queries),), -torch.inf)
         for start in range(0, len(self), _CHUNK):
@@ -127,8 +148,15 @@ class EditMemory:
             value, place = (queries @ keys.mT - self._half_squares[start : start + len(keys)]).max(dim=1)
             index = torch.where(value > best, place + start, index)
             best = torch.maximum(value, best)
-        # From the difference: the bracket loses the digits of small distances.
-        return index, (queries - self.keys[index]).square().sum(dim=1)
+        return index
+
+    def _searchable(self) -> ClusteredKeys | None:
+        """The clusters, if this memory is large enough for them; made anew when it has doubled since."""
+        if len(self) < _CLUSTERED_FROM or self._keys.device.type != "cpu" or not is_installed():
+            self._clusters = None
+        elif self._clusters is None or len(self) > 2 * self._clusters.built_with:
+            self._clusters = ClusteredKeys(self.keys)
+        return self._clusters
 
     def to(self, device: torch.device | str) -> EditMemory:
         """A copy on another device."""

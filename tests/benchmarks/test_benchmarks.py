@@ -18,7 +18,7 @@ from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, peak_bytes, qu
 from benchmarks.setting import Setting
 from benchmarks.training_run import TrainingRun, measure_training
 from editors.base_model import load_base_model, weights_hash
-from tests.tiny_world import row, write_model, write_tokenizer
+from tests.tiny_world import write_model, write_tokenizer
 
 EPISODES, STEPS, WARMUP = 3, 4, 2
 
@@ -27,23 +27,6 @@ EPISODES, STEPS, WARMUP = 3, 4, 2
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_model(tmp_path_factory.mktemp("bench_model"), max_position_embeddings=256)
     write_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def zsre(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that configs/data/zsre.yaml names."""
-    folder = tmp_path_factory.mktemp("bench_data")
-    splits = {"train": range(24), "val": range(24, 28), "test": range(28, 36)}
-    files: dict[str, Any] = {f"zsre_{split}": [row(n) for n in numbers] for split, numbers in splits.items()}
-    keys = ("subject", "src", "alt")
-    rows = [row(n) for n in range(36, 48)]
-    files["mquake_qa_edits_train"] = [
-        {**{key: r[key] for key in keys}, "rephrases": [r["rephrase"]], "relation_id": "P1"} for r in rows
-    ]
-    files["nq_locality_pool"] = [{"question": f"who sings song {n}", "answer": ["Anna Weld"]} for n in range(9)]
-    for name, values in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(values))
     return folder
 
 
