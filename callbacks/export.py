@@ -62,4 +62,4 @@ def export_artifact(editor: Editor, folder: Path, results: dict[str, Any]) -> Pa
         site_widths={site: list(widths) for site, widths in editor.frozen.site_widths().items()},
         results=results,
     )
-    return save_artifact(folder, config, editor.network.state_dict())
+    return save_artifact(folder, config, editor.network)

@@ -98,6 +98,17 @@ class TextEditNetwork(Protocol):
         """
 
 
+@runtime_checkable
+class ModelKeepingNetwork(Protocol):
+    """A network built with other models, named in its configuration; an artifact keeps what building them takes.
+
+    Its class takes the folder of `keep_models` as third argument, to build them from in place of their names.
+    """
+
+    def keep_models(self, folder: Path) -> None:
+        """Write what the network has to be built with, besides its configuration and its tensors, into a folder."""
+
+
 @dataclass
 class SiteUpdate:
     """The update of one linear layer in factors: its output becomes `y + (x u^T) v`.

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from editors.edits import LowRankEdit
 from editors.errors import ArtifactError
-from editors.export.artifact import ArtifactConfig, load_editor
+from editors.export.artifact import load_editor
 from editors.export.easyedit import read_archive
 from editors.manifest import FILE, EditManifest
 from editors.serac.memory import EditMemory
@@ -84,14 +84,8 @@ def _editor_facts(path: Path) -> dict[str, Any]:
         "base weights": config.base_weights,
         "edited layers": list(config.site_widths),
         "results": config.results,
-        "needs": f"{_APPLYING}, {_models_of(config)}",
+        "needs": f"{_APPLYING}, and exactly that base model",
     }
-
-
-def _models_of(config: ArtifactConfig) -> str:
-    """The models that an editor is applied with."""
-    encoder = config.editor_config.get("encoder")
-    return f"scope encoder {encoder!r}, and exactly that base model" if encoder else "and exactly that base model"
 
 
 def _edit_facts(path: Path) -> dict[str, Any]:

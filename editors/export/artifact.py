@@ -18,10 +18,10 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from editors.base_model import BaseModelConfig, float16_hint, longest_text, weights_hash
-from editors.edits import Edit, TextEditNetwork
+from editors.edits import Edit, ModelKeepingNetwork, TextEditNetwork
 from editors.errors import ArtifactError, BaseModelError, EditorError
 from editors.export.card import model_card
 from editors.files import new_folder, save_json, save_tensors, save_text
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = "hyperedit-editor-1"
-_FILES = ("model.safetensors", "config.json", "README.md")
+_MODELS = "models"
+_FILES = ("model.safetensors", "config.json", "README.md", f"{_MODELS}/*")
 
 
 @dataclass
@@ -65,25 +66,27 @@ class ArtifactConfig:
     format: str = FORMAT
 
 
-def save_artifact(folder: str | Path, config: ArtifactConfig, state: dict[str, Tensor]) -> Path:
+def save_artifact(folder: str | Path, config: ArtifactConfig, network: nn.Module) -> Path:
     """Write a trained editor; the folder appears only when it is complete.
 
     Args:
         folder: where to; must not exist, or be empty.
         config: what the editor is and needs.
-        state: state dict of its network.
+        network: its network.
 
     Raises:
         ArtifactError: the folder holds something already.
     """
     with new_folder(folder) as temporary:
-        _write_artifact(temporary, config, state)
+        _write_artifact(temporary, config, network)
     return Path(folder)
 
 
-def _write_artifact(folder: Path, config: ArtifactConfig, state: dict[str, Tensor]) -> None:
-    """Write the files of an artifact, each all or nothing."""
-    save_tensors(state, folder / "model.safetensors", {"format": "pt"})
+def _write_artifact(folder: Path, config: ArtifactConfig, network: nn.Module) -> None:
+    """Write the files of an artifact."""
+    save_tensors(network.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    if isinstance(network, ModelKeepingNetwork):
+        network.keep_models(folder / _MODELS)
     save_json(asdict(config), folder / "config.json")
     save_text(model_card(asdict(config)), folder / "README.md")
 
@@ -93,24 +96,35 @@ def load_editor(folder: str | Path) -> LoadedEditor:
 
     Raises:
         ArtifactError: the folder is missing, of another format, damaged, or its tensors do not fit its configuration.
-        BaseModelError: a model that the network is built with (SERAC's encoder) is not installed, or cannot be loaded.
+        BaseModelError: a model that the network is built with (SERAC's encoder) cannot be built from its folder.
     """
     folder = Path(folder)
     config = _read_config(folder)
     network_class, config_class = registered_editor(config.editor).load_network()
+    models = [_models(folder)] if issubclass(network_class, ModelKeepingNetwork) else []
     try:
         widths = {site: (d_in, d_out) for site, (d_in, d_out) in config.site_widths.items()}
-        network = network_class(widths, config_class(**config.editor_config))
+        network = network_class(widths, config_class(**config.editor_config), *models)
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again."
         ) from error
-    except BaseModelError:  # a model that the network is built with is not here; the artifact is whole
+    except BaseModelError:  # it names the damaged folder
         raise
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {error}") from error
     return LoadedEditor(config, network)
+
+
+def _models(folder: Path) -> Path:
+    """The folder with what the network is built with."""
+    if not (folder / _MODELS).is_dir():
+        raise ArtifactError(
+            f"{folder} has no {_MODELS}/, where this kind of editor keeps the configurations and tokenizers of its own "
+            "models; copy the whole artifact, or export it again"
+        )
+    return folder / _MODELS
 
 
 def _read_config(folder: Path) -> ArtifactConfig:
@@ -149,7 +163,7 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         self._checked: WeakSet[nn.Module] = WeakSet()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        _write_artifact(save_directory, self.config, self.network.state_dict())
+        _write_artifact(save_directory, self.config, self.network)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> LoadedEditor:

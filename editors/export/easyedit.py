@@ -140,7 +140,7 @@ def import_easyedit(
     network = MENDNetwork(widths, settings.mend)
     state = from_easyedit(tensors, network)
     network.load_state_dict(state)
-    return save_artifact(folder, _config(base, model, network, archive), network.state_dict())
+    return save_artifact(folder, _config(base, model, network, archive), network)
 
 
 def _config(base: BaseModelConfig, model: PreTrainedModel, network: MENDNetwork, archive: str | Path) -> ArtifactConfig:

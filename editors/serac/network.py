@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from editors.tokens import TokenBatch
 
 # Edit prompts embedded together when many are written at once.
 _EMBEDDED_TOGETHER = 256
+_ENCODER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,26 @@ class SERACNetwork(nn.Module):
     Args:
         site_widths: `(d_in, d_out)` of every layer that gets an adapter, in order.
         config: shape of the network.
+        kept: folder written by `keep_models`, to build the encoder from; without its weights.
 
     Raises:
         BaseModelError: the encoder cannot be loaded.
     """
 
-    def __init__(self, site_widths: Mapping[str, tuple[int, int]], config: SERACConfig) -> None:
+    def __init__(
+        self, site_widths: Mapping[str, tuple[int, int]], config: SERACConfig, kept: Path | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.scope = _scope(config)
+        self.scope = _scope(config, kept and kept / _ENCODER)
         self.adapter = LowRankAdapter(site_widths, config.rank)
         self.register_buffer("threshold", torch.full((1,), 0.5))
         self.threshold: torch.Tensor
         self.tokenizer: PreTrainedTokenizerBase | None = None
+
+    def keep_models(self, folder: Path) -> None:
+        """Write what building the network takes besides its tensors: the encoder's configuration and tokenizer."""
+        self.scope.encoder.keep(folder / _ENCODER)
 
     @torch.no_grad()
     def remember(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> MemoryEdit:
@@ -143,14 +152,13 @@ class SERACNetwork(nn.Module):
         return [None if request is None else list(next(encoded)) for request in requests]
 
 
-def _scope(config: SERACConfig) -> Scope:
-    """The scope classifier, with the encoder's weights as published."""
-    cosine = config.distance == "cosine"
-    encoder = SentenceEncoder(config.encoder, config.encoder_revision, config.pooling, normalise=cosine)
+def _scope(config: SERACConfig, kept: Path | None) -> Scope:
+    """The scope classifier, with the encoder's weights as published unless it is built from what was `kept`."""
+    name, cosine = (config.encoder, config.encoder_revision, config.pooling), config.distance == "cosine"
+    encoder = SentenceEncoder(*name, normalise=cosine, kept=kept)
     if config.scope == "embedding":
         return EmbeddingScope(encoder, config.distance, config.scale)
-    reader = SentenceEncoder(config.encoder, config.encoder_revision, config.pooling, normalise=False)
-    return CrossAttentionScope(encoder, reader)
+    return CrossAttentionScope(encoder, SentenceEncoder(*name, normalise=False, kept=kept))
 
 
 def _parts(texts: Sequence[str]) -> list[Sequence[str]]:

@@ -9,7 +9,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from editors.base_model import resolve_package
 from editors.errors import BaseModelError
+from editors.serac.kept import keep_model, kept_model
 
 Distance = Literal["squared", "cosine"]
 Pooling = Literal["mean", "first"]
@@ -36,26 +37,35 @@ class SentenceEncoder(nn.Module):
         revision: branch, tag or commit on the Hub.
         pooling: "mean" over the tokens, as sentence encoders are trained; "first" takes the first token, as in SERAC.
         normalise: scale every embedding to length 1.
+        kept: folder written by `keep`, to build the encoder from in place of `name`; without its weights.
 
     Raises:
-        BaseModelError: there is no encoder or no tokenizer at `name`.
+        BaseModelError: there is no encoder or no tokenizer at `name`, or in `kept`.
     """
 
-    def __init__(self, name: str, revision: str | None = None, pooling: Pooling = "mean", *, normalise: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        pooling: Pooling = "mean",
+        *,
+        normalise: bool,
+        kept: Path | None = None,
+    ) -> None:
         super().__init__()
-        place = Path(resolve_package(name)).expanduser()
-        source = str(place) if place.is_dir() else name
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, use_safetensors=True)
+            self.model, self.tokenizer = _named(name, revision) if kept is None else kept_model(kept, AutoModel)
         except (OSError, ValueError, ImportError) as error:
-            raise BaseModelError(f"scope encoder {name!r} cannot be loaded: {error}") from error
-        if hasattr(model, "pooler"):
-            model.pooler = None  # never used; its weights would be trained by nothing
-        self.model = model
+            raise BaseModelError(f"scope encoder {str(kept or name)!r} cannot be loaded: {error}") from error
+        if hasattr(self.model, "pooler"):
+            self.model.pooler = None  # never used; its weights would be trained by nothing
         self.pooling = pooling
         self.normalise = normalise
         self.eval()
+
+    def keep(self, folder: Path) -> None:
+        """Write configuration and tokenizer: with the weights, all that building the encoder takes."""
+        keep_model(folder, self.model, self.tokenizer)
 
     @property
     def width(self) -> int:
@@ -85,6 +95,14 @@ class SentenceEncoder(nn.Module):
             states = self.model(**inputs).last_hidden_state
             pooled = states[:, 0] if self.pooling == "first" else _mean(states, inputs["attention_mask"])
             return functional.normalize(pooled, dim=-1) if self.normalise else pooled
+
+
+def _named(name: str, revision: str | None) -> tuple[Any, Any]:
+    """The encoder with its published weights, and its tokenizer."""
+    place = Path(resolve_package(name)).expanduser()
+    source = str(place) if place.is_dir() else name
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    return AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, use_safetensors=True), tokenizer
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from editors.base_model import load_base_model, load_tokenizer
-from editors.commands import inspect
 from editors.commands.line import main
 from editors.edits import LowRankEdit
 from editors.export import lora
@@ -150,13 +148,6 @@ def test_inspect_says_what_things_are(
         assert kind in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "lora")]) == 0
     assert "new answer" in capsys.readouterr().out  # the card
-
-
-def test_what_an_editor_needs_names_its_scope_encoder(artifact: Path) -> None:
-    config = load_editor(artifact).config
-    assert inspect._models_of(config) == "and exactly that base model"
-    with_encoder = replace(config, editor_config={"encoder": "a/b"})
-    assert inspect._models_of(with_encoder) == "scope encoder 'a/b', and exactly that base model"
 
 
 def test_a_memory_is_known_and_not_taken_for_factors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

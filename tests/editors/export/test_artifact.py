@@ -261,10 +261,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown field": (edit_config(colour="red"), "does not have the fields"),
     "unknown editor": (edit_config(editor="mned"), "no editor 'mned'; registered are: .*mend"),
     "other network": (edit_config(editor_config={"rank": 4}), "do not belong together"),
-    "no encoder": (
-        edit_config(editor="serac", editor_config={"encoder": "package:nosuch/model"}),
-        "^model 'package:nosuch/model': Python package 'nosuch' is not installed; pip install",
-    ),
+    "no models": (edit_config(editor="serac", editor_config={}), "has no models/, where .*copy the whole artifact"),
     "impossible network": (edit_config(editor_config={"rank": 0}), "do not belong together.*rank"),
     "no widths": (edit_config(site_widths=None), "do not belong together"),
     "one width": (edit_config(site_widths={"model.layers.3.mlp.up_proj": [32]}), "do not belong together"),
@@ -327,7 +324,7 @@ def test_hub_id_is_downloaded_and_nothing_but_an_artifact_is_taken(
     editor = LoadedEditor.from_pretrained("me/my-editor", revision="v1")
     assert editor.config.editor == "mend"
     assert (asked["model_id"], asked["revision"]) == ("me/my-editor", "v1")
-    assert asked["allow_patterns"] == ["model.safetensors", "config.json", "README.md"]
+    assert asked["allow_patterns"] == ["model.safetensors", "config.json", "README.md", "models/*"]
 
 
 def test_existing_folder_is_refused_and_untouched(editor: MEND, tmp_path: Path) -> None:

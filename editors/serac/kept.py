@@ -1,0 +1,36 @@
+"""What an artifact keeps of a model that SERAC is built with: its configuration and tokenizer, beside the tensors.
+
+So an artifact loads on a machine that has never seen that model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def keep_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a model's configuration and its tokenizer into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def kept_model(folder: Path, auto_class: Any) -> tuple[Any, Any]:
+    """The model of what `keep_model` wrote, in float32 with random weights, and its tokenizer.
+
+    No code is taken from the folder: it may be a stranger's.
+
+    Args:
+        folder: written by `keep_model`.
+        auto_class: the class of transformers that builds such a model.
+
+    Raises:
+        OSError, ValueError: the folder is missing or damaged.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return auto_class.from_config(config, dtype=torch.float32), tokenizer
