@@ -81,6 +81,15 @@ class _DecoderOnlyInputs:
         return arguments
 
 
+def model_inputs(model: PreTrainedModel) -> _DecoderOnlyInputs | EncoderDecoderInputs:
+    """How `model` is called with a `TokenBatch`.
+
+    Raises:
+        BaseModelError: it is an encoder-decoder model that cannot make its decoder's inputs from labels.
+    """
+    return EncoderDecoderInputs(model) if is_encoder_decoder(model) else _DecoderOnlyInputs(model)
+
+
 class FrozenLM(nn.Module):
     """A base model for editing: frozen, in eval mode, its edit sites known.
 
@@ -98,7 +107,7 @@ class FrozenLM(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(requires_grad=False).eval()
         self.sites = resolve_sites(model, sites, num_blocks)
-        self._inputs = EncoderDecoderInputs(model) if is_encoder_decoder(model) else _DecoderOnlyInputs(model)
+        self._inputs = model_inputs(model)
         name, blocks = next(iter(find_stacks(model).items()))
         depths = [block_index(site, name) for site in self.sites if site.startswith(f"{name}.")]
         self._prefix = FrozenPrefix(list(blocks), min(depths, default=len(blocks)), self._inputs.read)

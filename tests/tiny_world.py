@@ -91,7 +91,7 @@ def write_model(folder: Path, seed: int = 0, hidden: int = HIDDEN, **config: Any
     return folder
 
 
-def write_tokenizer(folder: Path, template: str = "<s> $A") -> PreTrainedTokenizerFast:
+def write_tokenizer(folder: Path, template: str = "<s> $A", vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on the world's texts; `template` says which special tokens surround a text."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,7 +99,7 @@ def write_tokenizer(folder: Path, template: str = "<s> $A") -> PreTrainedTokeniz
     special = ["<s>", "</s>", "<pad>"]
     texts = [text for number in range(60) for text in row(number).values() if isinstance(text, str)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[(token, number) for number, token in enumerate(special)]

@@ -5,9 +5,8 @@ Shape legend: E episodes, B texts, T tokens, X columns that contexts add, N answ
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,13 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from editors.base_model import longest_text
 from editors.edits import facts_of_episode
 from editors.errors import EditorError
 from editors.requests import EditRequest
-from editors.serac.counterfactual import mix, prepend
 from editors.serac.memory import EditMemory
-from editors.tokens import TokenBatch, token_positions
+from editors.tokens import TokenBatch
 
 if TYPE_CHECKING:
     from editors.serac.network import SERACNetwork
@@ -135,12 +132,7 @@ class MemoryEdit:
             raise EditorError(
                 f"this edit holds {self.num_episodes} episodes; say which one each text gets, or select()"
             )
-        with ExitStack() as stack:
-            passes = _Passes(self, model, episode, texts, stack.enter_context(ExitStack()))
-            stack.callback(model.register_forward_pre_hook(passes.before, with_kwargs=True).remove)
-            head = model.get_output_embeddings()  # type: ignore[operator]
-            stack.callback(head.register_forward_pre_hook(passes.before_head).remove)
-            stack.callback(model.register_forward_hook(passes.after).remove)
+        with self.network.counterfactual.passes(self, model, episode, texts).hooked():
             yield
 
     @torch.no_grad()
@@ -178,105 +170,3 @@ class Routes:
 
     log_score: Tensor
     nearest: list[EditRequest | None]
-
-
-class _Passes:
-    """The hooks of one `applied` block, and how the prompts that are being answered were routed."""
-
-    def __init__(
-        self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None, adapter: ExitStack
-    ) -> None:
-        self.edit, self.network, self.model = edit, edit.network, model
-        self.episode, self.texts = episode, texts
-        self.adapter = adapter
-        self.parameters = list(inspect.signature(model.forward).parameters)
-        # Of the prompts: does any have a context; their padded width and mask with contexts; their scores.
-        self.active = False
-        self.prompt_width = 0
-        self.mask = torch.zeros(0, 0)
-        self.log_score = torch.zeros(0)
-        # Of the pass: how many of its last columns are the caller's.
-        self.width = 0
-
-    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-        """Before the model: route new prompts, and give it their contexts to read."""
-        kwargs = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
-        ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
-        if ids is None:
-            raise EditorError("a memory edit reads token ids; call the model with input_ids, not inputs_embeds")
-        cache = kwargs.get("cache", kwargs.get("past_key_values"))
-        self.width = ids.shape[1]
-        if cache is None or not cache.get_seq_length():
-            ids, mask = self._read(ids, torch.ones_like(ids) if mask is None else mask)
-        elif self.active:
-            ids, mask = self._go_on(ids, mask, cache.get_seq_length() + self.width)
-        if self.active and mask is not None:
-            kwargs |= {"input_ids": ids, "attention_mask": mask}
-            kwargs.pop("position_ids", None)
-            if "position_ids" in self.parameters:
-                kwargs["position_ids"] = token_positions(mask)[:, -ids.shape[1] :]
-        return (), kwargs
-
-    def _read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Route new prompts. Returns what the model has to read, and its mask."""
-        self.adapter.close()
-        soft = self.edit.routing == "soft"
-        routes = self._routes(ids, mask)
-        chosen = routes.log_score.exp() > (0 if soft else self.network.threshold)
-        self.active = bool(chosen.any())
-        if not self.active:
-            return ids, mask
-        contexts = self.network.contexts(
-            [request if use else None for use, request in zip(chosen.tolist(), routes.nearest, strict=True)]
-        )
-        gate = chosen.long()
-        if soft:  # each text twice, side by side: without its context, and with it
-            ids, mask = (values.repeat_interleave(2, dim=0) for values in (ids, mask))
-            contexts = [part for context in contexts for part in (None, context)]
-            gate = torch.stack([torch.zeros_like(gate), gate], dim=1).flatten()
-        self.prompt_width, self.log_score = ids.shape[1], routes.log_score
-        ids, self.mask = prepend(ids, mask, contexts, self.network.special_ids)
-        self._check_length(self.mask)
-        self.adapter.enter_context(self.network.adapter.edit().applied(self.model, gate.to(ids.device)))
-        return ids, self.mask
-
-    def _routes(self, ids: Tensor, mask: Tensor) -> Routes:
-        episode = [0] * len(ids) if self.episode is None else self.episode.tolist()
-        rows = zip(ids, mask, strict=True)
-        prompts = self.texts.prompt_ids() if self.texts else [row[real.bool()].tolist() for row, real in rows]
-        return self.edit.route(self.network.decode(prompts), episode)
-
-    def _go_on(self, ids: Tensor, mask: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
-        """A pass that continues: its ids, and the mask of the prompts with their contexts and what came since."""
-        since = ids.new_ones(len(ids), length - self.mask.shape[1]) if mask is None else mask[:, self.prompt_width :]
-        if self.edit.routing == "soft":
-            ids, since = (values.repeat_interleave(2, dim=0) for values in (ids, since))
-        return ids, torch.cat([self.mask, since], dim=1)
-
-    def _check_length(self, mask: Tensor) -> None:
-        limit = longest_text(self.model)
-        longest = int(mask.sum(dim=1).max())
-        if limit is not None and longest > limit:
-            raise EditorError(
-                f"a text and its edit have {longest} tokens together; the base model reads at most {limit}"
-            )
-
-    def before_head(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Before the language-model head: drop the columns of the contexts."""
-        return (args[0][:, -self.width :], *args[1:]) if self.active else args
-
-    def after(self, _: nn.Module, __: Any, output: Any) -> Any:
-        """After the model: mix the logits of each text without and with its context, if routing is soft."""
-        if self.active and self.edit.routing == "soft":
-            output.logits = self._mixed(output.logits)
-        return output
-
-    def _mixed(self, logits: Tensor) -> Tensor:
-        if self.texts is None:  # [2 B, T, V], each text twice
-            base, counterfactual = logits.unflatten(0, (-1, 2)).unbind(dim=1)
-            log_score = self.log_score.unsqueeze(1).expand(base.shape[:-1])
-        else:  # [2, N, V], at the answer positions
-            base, counterfactual = logits
-            log_score = self.log_score[self.texts.rows]
-        mixed = mix(base, counterfactual, log_score).to(logits.dtype)
-        return mixed if self.texts is None else mixed.unsqueeze(0)

@@ -5,11 +5,12 @@ So an artifact loads on a machine that has never seen that model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def keep_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -17,20 +18,25 @@ def keep_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
 
 
-def kept_model(folder: Path, auto_class: Any) -> tuple[Any, Any]:
+def kept_model(folder: Path, build: Callable[..., Any]) -> tuple[Any, Any]:
     """The model of what `keep_model` wrote, in float32 with random weights, and its tokenizer.
 
     No code is taken from the folder: it may be a stranger's.
 
     Args:
         folder: written by `keep_model`.
-        auto_class: the class of transformers that builds such a model.
+        build: makes the model of its configuration; a `from_config` of transformers.
 
     Raises:
         OSError, ValueError: the folder is missing or damaged.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return auto_class.from_config(config, dtype=torch.float32), tokenizer
+    model = build(config, dtype=torch.float32)
+    if model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model, tokenizer

@@ -20,7 +20,8 @@ from editors.edits import Edit
 from editors.errors import EditorError
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
 from editors.requests import EditRequest
-from editors.serac.counterfactual import mix, with_contexts
+from editors.serac.counterfactual.interface import mix
+from editors.serac.mining import MinedNegatives
 from editors.serac.network import SERACConfig, SERACNetwork
 from editors.serac.pairs import EditPairs
 from editors.serac.scope import best_threshold, scope_loss
@@ -37,16 +38,18 @@ class SERAC(Editor):
             its own; "mixture" trains both through the soft mixture of the models' probabilities.
         hard_negatives: for each query, how many of the batch's other edits count as out of scope, the most similar ones
             ("supervised" only).
+        mined_negatives: for each paraphrase, how many prompts of the whole training set count as out of scope besides:
+            the most similar ones of other facts, by the encoder as published ("supervised" only).
         c_edit: weight of the edit loss.
         c_loc: weight of the scope loss ("supervised") or of the locality loss ("mixture").
-        learning_rate: peak learning rate of the adapter.
+        learning_rate: peak learning rate of the counterfactual model.
         scope_learning_rate: peak learning rate of the scope classifier, a parameter group of its own.
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
 
     Raises:
-        EditorError: `hard_negatives` is negative.
+        EditorError: a number of negatives is below 0.
     """
 
     registered_name = "serac"
@@ -58,6 +61,7 @@ class SERAC(Editor):
         serac: SERACConfig = SERACConfig(),  # noqa: B008 - frozen
         objective: Literal["supervised", "mixture"] = "supervised",
         hard_negatives: int = 2,
+        mined_negatives: int = 0,
         c_edit: float = 0.1,
         c_loc: float = 1.0,
         learning_rate: float = 3e-4,
@@ -67,29 +71,23 @@ class SERAC(Editor):
         generate_in_validation: bool = False,
     ) -> None:
         super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
-        if hard_negatives < 0:
-            raise EditorError(f"hard_negatives must be at least 0, got {hard_negatives}")
+        for name, count in (("hard_negatives", hard_negatives), ("mined_negatives", mined_negatives)):
+            if count < 0:
+                raise EditorError(f"{name} must be at least 0, got {count}")
         self.serac = SERACConfig(**serac) if isinstance(serac, dict) else serac
         self.objective: Literal["supervised", "mixture"] = objective
-        self.hard_negatives = hard_negatives
+        self.hard_negatives, self.mined_negatives = hard_negatives, mined_negatives
+        self._mined: MinedNegatives | None = None
         self.scope_learning_rate = scope_learning_rate
         # Of the last validation or test: the scores of each kind of pair, see `EditPairs.by_kind`.
         self.scope_scores: dict[str, Tensor] = {}
-        own = {"serac": self.network_config(), "objective": objective, "hard_negatives": hard_negatives}
-        self.save_hyperparameters({**self.shared_arguments(), **own, "scope_learning_rate": scope_learning_rate})
+        negatives = {"hard_negatives": hard_negatives, "mined_negatives": mined_negatives}
+        own = {"serac": self.network_config(), "objective": objective, "scope_learning_rate": scope_learning_rate}
+        self.save_hyperparameters({**self.shared_arguments(), **own, **negatives})
 
     def build_network(self) -> SERACNetwork:
-        """Scope classifier and adapter for the frozen model's sites.
-
-        Raises:
-            EditorError: the base model is an encoder-decoder.
-        """
-        if self.frozen.model.config.is_encoder_decoder:
-            raise EditorError(
-                f"SERAC edits decoder-only base models; {self.base_model.name!r} is an encoder-decoder "
-                f"({type(self.frozen.model).__name__}). Use MEND."
-            )
-        network = SERACNetwork(self.frozen.site_widths(), self.serac)
+        """Scope classifier and counterfactual model for the frozen base model."""
+        network = SERACNetwork(self.frozen.site_widths(), self.serac, base=self.base_model)
         network.tokenizer = self.tokenizer
         return network
 
@@ -98,9 +96,9 @@ class SERAC(Editor):
         return asdict(self.serac)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The adapter, and the scope classifier with its own learning rate."""
+        """The counterfactual model, and the scope classifier with its own learning rate."""
         return [
-            {"params": list(self.network.adapter.parameters())},
+            {"params": list(self.network.counterfactual.parameters())},
             {"params": [p for p in self.network.scope.parameters() if p.requires_grad], "lr": self.scope_learning_rate},
         ]
 
@@ -110,6 +108,20 @@ class SERAC(Editor):
         with torch.no_grad():
             nll = answer_nll(self.frozen.logits(batch, hidden=hidden), batch.targets)
         return edit, episode_means(nll, batch.answer_episode(), num_episodes)[0]
+
+    def on_fit_start(self) -> None:
+        """Mine hard negatives, with the published encoder even if a run is resumed: so it finds the same.
+
+        Raises:
+            EditorError: negatives are to be mined, and the data module does not show its records.
+        """
+        super().on_fit_start()
+        if not self.mined_negatives or self.objective != "supervised":
+            return
+        records = getattr(getattr(self.trainer, "datamodule", None), "records", None)
+        if records is None:
+            raise EditorError("mined_negatives needs a data module with records, like datamodules.EditDataModule")
+        self._mined = MinedNegatives(self.network.published_encoder(), records["train"], self.mined_negatives)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -121,9 +133,11 @@ class SERAC(Editor):
     def _supervised(self, batch: EditBatch, pairs: EditPairs) -> EpisodeLosses:
         """`c_edit * NLL_counterfactual + c_loc * BCE` (Mitchell et al. 2022b, section 3.2)."""
         kinds = pairs.by_kind(self.hard_negatives)
-        loss = scope_loss(kinds["paraphrase"], torch.cat([kinds["locality"], kinds["other_edits"]]))
-        logits = self._counterfactual(batch.rephrase, pairs.rephrase_requests())
-        edit_loss = self._edit_loss(logits, batch.rephrase, batch.num_episodes)
+        mined = [] if self._mined is None else [pairs.mined(self._mined)]
+        loss = scope_loss(kinds["paraphrase"], torch.cat([kinds["locality"], kinds["other_edits"], *mined]))
+        requests = pairs.rephrase_requests()
+        nll = self.network.counterfactual.nll(self.network, self.frozen, batch.rephrase, requests)
+        edit_loss = mean_over_present(*episode_means(*nll, batch.num_episodes))
         total = self.c_edit * edit_loss + self.c_loc * loss
         return EpisodeLosses(total, edit_loss, loss, torch.full_like(loss.detach(), torch.nan))
 
@@ -132,7 +146,8 @@ class SERAC(Editor):
         rephrase_scores, locality_scores = pairs.own_scores()
         hidden = self.frozen.prefix([batch.rephrase, batch.locality])
         _, mixed = self._mixed(batch.rephrase, pairs.rephrase_requests(), rephrase_scores, hidden[0])
-        edit_loss = self._edit_loss(mixed, batch.rephrase, batch.num_episodes)
+        nll = answer_nll(mixed, batch.rephrase.targets)
+        edit_loss = mean_over_present(*episode_means(nll, batch.rephrase.answer_episode(), batch.num_episodes))
         if batch.locality.num_texts == 0:
             zero = torch.zeros_like(edit_loss.detach())
             return EpisodeLosses(self.c_edit * edit_loss, edit_loss, zero, zero / zero)
@@ -142,22 +157,14 @@ class SERAC(Editor):
         shift = (mixed.detach() - base.float().log_softmax(dim=-1)).abs().max()
         return EpisodeLosses(self.c_edit * edit_loss + self.c_loc * locality_loss, edit_loss, locality_loss, shift)
 
-    def _counterfactual(self, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
-        """`[N, V]` logits of the counterfactual model, for each text with its request before it."""
-        joined = with_contexts(tokens, self.network.contexts(requests), self.network.special_ids)
-        return self.frozen.logits(joined, self.network.adapter.edit(), self.frozen.prefix([joined])[0])
-
     def _mixed(
         self, tokens: TokenBatch, requests: Sequence[EditRequest], log_scores: Tensor, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """`[N, V]` logits of the base model and of the mixture."""
         with torch.no_grad():
             base = self.frozen.logits(tokens, hidden=hidden)
-        return base, mix(base, self._counterfactual(tokens, requests), log_scores[tokens.rows])
-
-    @staticmethod
-    def _edit_loss(logits: Tensor, tokens: TokenBatch, count: int) -> Tensor:
-        return mean_over_present(*episode_means(answer_nll(logits, tokens.targets), tokens.answer_episode(), count))
+        counterfactual = self.network.counterfactual.logits(self.network, self.frozen, tokens, requests)
+        return base, mix(base, counterfactual, log_scores[tokens.rows])
 
     # --- calibration -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""SERAC's trained parts as one pure-torch network: scope classifier, counterfactual adapter, threshold.
+"""SERAC's trained parts as one pure-torch network: scope classifier, counterfactual model, threshold.
 
 Shape legend: E episodes.
 """
@@ -15,9 +15,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from editors.base_model import BaseModelConfig
 from editors.errors import EditorError
 from editors.requests import EditRequest
-from editors.serac.counterfactual import LowRankAdapter, context_text
+from editors.serac.counterfactual.adapter import LowRankAdapter
+from editors.serac.counterfactual.blocks import first_blocks
+from editors.serac.counterfactual.context import context_text
+from editors.serac.counterfactual.interface import Counterfactual
+from editors.serac.counterfactual.second_model import second_model
+from editors.serac.counterfactual.smaller import smaller_model
 from editors.serac.edit import MemoryEdit, Routing
 from editors.serac.memory import EditMemory
 from editors.serac.scope import CrossAttentionScope, Distance, EmbeddingScope, Pooling, Scope, SentenceEncoder
@@ -25,7 +31,7 @@ from editors.tokens import TokenBatch
 
 # Edit prompts embedded together when many are written at once.
 _EMBEDDED_TOGETHER = 256
-_ENCODER = "encoder"
+_ENCODER, _COUNTERFACTUAL = "encoder", "counterfactual"
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,13 @@ class SERACConfig:
         pooling: "mean" over the encoder's tokens, or its "first" token.
         distance: between embeddings, "cosine" or "squared" (Euclidean).
         scale: at the start, of the distance in the score `exp(-scale * distance)` ("embedding" only).
-        rank: of the counterfactual model's adapter.
+        counterfactual: what answers in scope: the base model with an "adapter", a copy of its first "blocks", or some
+            other "model".
+        rank: of the adapter.
+        blocks: how many first blocks are copied.
+        model: the other model, as in `BaseModelConfig.name`.
+        model_revision: its branch, tag or commit on the Hub.
+        longest_answer: most tokens of an answer that another model, of another vocabulary, hands on as text.
         routing: "hard" lets one model answer, "soft" mixes both.
 
     Raises:
@@ -53,14 +65,25 @@ class SERACConfig:
     pooling: Pooling = "mean"
     distance: Distance = "cosine"
     scale: float = 4.0
+    counterfactual: Literal["adapter", "blocks", "model"] = "adapter"
     rank: int = 16
+    blocks: int = 4
+    model: str | None = None
+    model_revision: str | None = None
+    longest_answer: int = 32
     routing: Routing = "hard"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise EditorError(f"serac.rank must be at least 1, got {self.rank}")
+        for name in ("rank", "blocks", "longest_answer"):
+            if getattr(self, name) < 1:
+                raise EditorError(f"serac.{name} must be at least 1, got {getattr(self, name)}")
         if self.scale <= 0:
             raise EditorError(f"serac.scale must be above 0, got {self.scale}")
+        if (self.counterfactual == "model") != (self.model is not None):
+            raise EditorError(
+                f"serac.model names the model of counterfactual model, and of no other; got counterfactual "
+                f"{self.counterfactual} and model {self.model!r}"
+            )
 
 
 class SERACNetwork(nn.Module):
@@ -69,26 +92,52 @@ class SERACNetwork(nn.Module):
     Args:
         site_widths: `(d_in, d_out)` of every layer that gets an adapter, in order.
         config: shape of the network.
-        kept: folder written by `keep_models`, to build the encoder from; without its weights.
+        kept: folder written by `keep_models`, to build the models in it from; without their weights.
+        base: the base model, to copy blocks from.
 
     Raises:
-        BaseModelError: the encoder cannot be loaded.
+        BaseModelError: a model cannot be loaded.
+        EditorError: there is no such number of blocks to copy.
     """
 
     def __init__(
-        self, site_widths: Mapping[str, tuple[int, int]], config: SERACConfig, kept: Path | None = None
+        self,
+        site_widths: Mapping[str, tuple[int, int]],
+        config: SERACConfig,
+        kept: Path | None = None,
+        base: BaseModelConfig | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.scope = _scope(config, kept and kept / _ENCODER)
-        self.adapter = LowRankAdapter(site_widths, config.rank)
+        self.counterfactual = _counterfactual(site_widths, config, kept and kept / _COUNTERFACTUAL, base)
         self.register_buffer("threshold", torch.full((1,), 0.5))
         self.threshold: torch.Tensor
         self.tokenizer: PreTrainedTokenizerBase | None = None
 
     def keep_models(self, folder: Path) -> None:
-        """Write what building the network takes besides its tensors: the encoder's configuration and tokenizer."""
+        """Write what building the network takes besides its tensors: configurations and tokenizers of its models."""
         self.scope.encoder.keep(folder / _ENCODER)
+        self.counterfactual.keep(folder / _COUNTERFACTUAL)
+
+    def published_encoder(self) -> SentenceEncoder:
+        """The scope classifier's encoder as it was before any training.
+
+        Raises:
+            BaseModelError: it cannot be loaded.
+        """
+        return _encoder(self.config, None).to(self.threshold.device)
+
+    @property
+    def adapter(self) -> LowRankAdapter:
+        """The counterfactual model, where it is an adapter.
+
+        Raises:
+            EditorError: it is something else.
+        """
+        if not isinstance(self.counterfactual, LowRankAdapter):
+            raise EditorError(f"serac.counterfactual is {self.config.counterfactual}; this needs adapter")
+        return self.counterfactual
 
     @torch.no_grad()
     def remember(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> MemoryEdit:
@@ -154,11 +203,31 @@ class SERACNetwork(nn.Module):
 
 def _scope(config: SERACConfig, kept: Path | None) -> Scope:
     """The scope classifier, with the encoder's weights as published unless it is built from what was `kept`."""
-    name, cosine = (config.encoder, config.encoder_revision, config.pooling), config.distance == "cosine"
-    encoder = SentenceEncoder(*name, normalise=cosine, kept=kept)
+    encoder = _encoder(config, kept)
     if config.scope == "embedding":
         return EmbeddingScope(encoder, config.distance, config.scale)
+    name = (config.encoder, config.encoder_revision, config.pooling)
     return CrossAttentionScope(encoder, SentenceEncoder(*name, normalise=False, kept=kept))
+
+
+def _encoder(config: SERACConfig, kept: Path | None) -> SentenceEncoder:
+    name = (config.encoder, config.encoder_revision, config.pooling)
+    return SentenceEncoder(*name, normalise=config.distance == "cosine", kept=kept)
+
+
+def _counterfactual(
+    site_widths: Mapping[str, tuple[int, int]], config: SERACConfig, kept: Path | None, base: BaseModelConfig | None
+) -> Counterfactual:
+    """The counterfactual model as it is before training, unless it is built from what was `kept`."""
+    if config.counterfactual == "adapter":
+        return LowRankAdapter(site_widths, config.rank)
+    if kept is not None:
+        return second_model(kept, config.longest_answer)
+    if config.counterfactual == "model":
+        return smaller_model(config.model or "", config.model_revision, config.longest_answer)
+    if base is None:
+        raise EditorError("serac.counterfactual blocks needs the base model to copy them from")
+    return first_blocks(base, config.blocks, config.longest_answer)
 
 
 def _parts(texts: Sequence[str]) -> list[Sequence[str]]:

@@ -1,6 +1,6 @@
 """Pairs of queries and edits of one batch: which are in scope, which are not, and which of those are hard.
 
-Shape legend: Q queries (paraphrases, then locality texts), M edits.
+Shape legend: Q queries (paraphrases, then locality texts), M edits, P pairs, d embedding width.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from editors.requests import EditRequest
+from editors.serac.mining import MinedNegatives
 from editors.serac.network import SERACNetwork
 from editors.serac.scope import Scope, squared_distances
 from editors.tokens import EditBatch
@@ -29,6 +30,7 @@ class EditPairs:
         own: `[Q, M]` booleans: the edit is of the query's episode.
         own_edit: `[Q]` the nearest edit of the query's own episode.
         same: `[Q, M]` booleans: the edit's prompt is that of the query's own edit, or the query itself.
+        embeddings: `[Q, d]` of the queries, differentiable.
     """
 
     scope: Scope
@@ -39,6 +41,7 @@ class EditPairs:
     own: Tensor
     own_edit: Tensor
     same: Tensor
+    embeddings: Tensor
 
     @classmethod
     def of(cls, network: SERACNetwork, batch: EditBatch) -> EditPairs:
@@ -48,13 +51,14 @@ class EditPairs:
         locality = [batch.locality, *batch.locality_kinds.values()]
         queries = [text for part in (batch.rephrase, *locality) for text in network.decode(part.prompt_ids())]
         embeddings = network.scope.embed(prompts + queries)
-        distance = squared_distances(embeddings[len(prompts) :], embeddings[: len(prompts)])
+        embedded = embeddings[len(prompts) :]
+        distance = squared_distances(embedded, embeddings[: len(prompts)])
         episode = torch.cat([part.episode for part in (batch.rephrase, *locality)])
         own = (episode.unsqueeze(1) == batch.edit.episode).to(distance.device)
         own_edit = distance.detach().masked_fill(~own, torch.inf).argmin(dim=1)
         same = [[p in (query, prompts[gold]) for p in prompts] for query, gold in zip(queries, own_edit, strict=True)]
         flags = torch.tensor(same, dtype=torch.bool, device=distance.device).reshape(distance.shape)
-        return cls(network.scope, requests, queries, distance, batch.rephrase.num_texts, own, own_edit, flags)
+        return cls(network.scope, requests, queries, distance, batch.rephrase.num_texts, own, own_edit, flags, embedded)
 
     def by_kind(self, hard_negatives: int) -> dict[str, Tensor]:
         """`log s` of the pairs to learn from, or to judge the scope classifier by.
@@ -75,6 +79,16 @@ class EditPairs:
         scores = self._scores(torch.cat([own_rows, rows]), torch.cat([self.own_edit, nearest[rows, places]]))
         kinds = scores.split([self.num_rephrases, len(own_rows) - self.num_rephrases, len(rows)])
         return dict(zip(("paraphrase", "locality", "other_edits"), kinds, strict=True))
+
+    def mined(self, negatives: MinedNegatives) -> Tensor:
+        """`[P]` log s of each paraphrase with the prompts that were mined for its edit, out of scope."""
+        mined = [negatives.of(request.prompt) for request in self.rephrase_requests()]
+        rows = [row for row, prompts in enumerate(mined) for _ in prompts]
+        prompts = [prompt for part in mined for prompt in part]
+        place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        keys = self.scope.embed(list(place))[[place[prompt] for prompt in prompts]]
+        distance = (self.embeddings[rows] - keys).square().sum(dim=1)
+        return self.scope.log_score(distance, [self.queries[row] for row in rows], prompts)
 
     def own_scores(self) -> tuple[Tensor, Tensor]:
         """`log s` of each paraphrase and of each locality text with its own edit."""

@@ -54,7 +54,9 @@ class SentenceEncoder(nn.Module):
     ) -> None:
         super().__init__()
         try:
-            self.model, self.tokenizer = _named(name, revision) if kept is None else kept_model(kept, AutoModel)
+            self.model, self.tokenizer = (
+                _named(name, revision) if kept is None else kept_model(kept, AutoModel.from_config)
+            )
         except (OSError, ValueError, ImportError) as error:
             raise BaseModelError(f"scope encoder {str(kept or name)!r} cannot be loaded: {error}") from error
         if hasattr(self.model, "pooler"):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from editors.requests import EditRequest
-from editors.serac.counterfactual import mix
+from editors.serac.counterfactual.interface import mix
 from editors.serac.memory import EditMemory
 from editors.serac.scope import EmbeddingScope, SentenceEncoder, squared_distances
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from editors.requests import EditRequest
-from editors.serac.counterfactual import LowRankAdapter, context_text, mix, prepend, with_contexts
+from editors.serac.counterfactual.adapter import LowRankAdapter
+from editors.serac.counterfactual.context import context_text, prepend, with_contexts
+from editors.serac.counterfactual.interface import mix
 from editors.tokens import PaddingSide, collate_texts
 from tests.tiny_models import PAD_ID, random_texts
 

@@ -17,7 +17,7 @@ from editors.errors import EditorError
 from editors.frozen import FrozenLM
 from editors.generation import continue_greedily
 from editors.requests import EditRequest
-from editors.serac.counterfactual import mix
+from editors.serac.counterfactual.interface import mix
 from editors.serac.edit import MemoryEdit, Routing
 from editors.serac.memory import EditMemory
 from editors.serac.network import SERACNetwork

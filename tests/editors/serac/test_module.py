@@ -10,7 +10,8 @@ from torch import Tensor
 
 from editors.errors import EditorError
 from editors.requests import EditRequest
-from editors.serac.counterfactual import context_text, mix
+from editors.serac.counterfactual.context import context_text
+from editors.serac.counterfactual.interface import mix
 from editors.serac.module import SERAC
 from editors.serac.network import SERACConfig
 from editors.serac.scope import EmbeddingScope
@@ -155,10 +156,3 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, float], message: str)
 def test_a_negative_number_of_hard_negatives_is_refused(tiny_world: TinyWorld) -> None:
     with pytest.raises(EditorError, match="hard_negatives must be at least 0, got -1"):
         new_editor(tiny_world, hard_negatives=-1)
-
-
-def test_an_encoder_decoder_is_refused(tiny_world: TinyWorld) -> None:
-    editor = new_editor(tiny_world)
-    editor.frozen.model.config.is_encoder_decoder = True
-    with pytest.raises(EditorError, match=r"SERAC edits decoder-only base models; .* \(LlamaForCausalLM\)"):
-        editor.build_network()

@@ -30,7 +30,8 @@ def pairs(distance: Tensor, num_rephrases: int, query_episode: list[int], edit_e
     requests = [EditRequest(f"prompt {i}", f"target {i}") for i in range(len(edit_episode))]
     queries = [f"query {i}" for i in range(len(query_episode))]
     scope: Any = Minus()
-    return EditPairs(scope, requests, queries, distance, num_rephrases, own, own_edit, torch.zeros_like(own))
+    same, embeddings = torch.zeros_like(own), torch.eye(len(queries))
+    return EditPairs(scope, requests, queries, distance, num_rephrases, own, own_edit, same, embeddings)
 
 
 # Two paraphrases, then two locality texts, of three edits; the third is of an episode without texts.

@@ -59,7 +59,7 @@ def new_network(model: PreTrainedModel, encoder: Path, seed: int = 0, **config: 
 
 
 def new_editor(world: TinyWorld, serac: dict[str, Any] | None = None, **arguments: Any) -> SERAC:
-    """An editor for the tiny world's model, its adapter away from zero."""
+    """An editor for the tiny world's model; an adapter is away from zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base_model = BaseModelConfig(str(world.model), dtype="float32", num_blocks=2)
@@ -69,8 +69,9 @@ def new_editor(world: TinyWorld, serac: dict[str, Any] | None = None, **argument
             **arguments,
         )
         editor.configure_model()
-        for up in editor.network.adapter.up.values():
-            torch.nn.init.normal_(up, std=0.1)
+        if editor.serac.counterfactual == "adapter":
+            for up in editor.network.adapter.up.values():
+                torch.nn.init.normal_(up, std=0.1)
     return editor
 
 

@@ -1,0 +1,1 @@
+"""Counterfactual models: what answers queries in scope. One file for each kind, behind `interface.Counterfactual`."""
