@@ -15,13 +15,16 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from benchmarks.floor import floor_operations, operations_per_second
 from benchmarks.measure import PhaseClock, UnitPass, peak_bytes, reset_peak, resident_bytes
 from benchmarks.setting import Setting, quieten
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
 from editors.mend.module import MEND
+from editors.prefix_store import PrefixCache
 from editors.sites import find_blocks
-from editors.tokens import EditBatch
+from editors.text_groups import Compact
+from editors.tokens import EditBatch, TokenBatch
 
 PHASES = ("data", "prefix", "capture", "transform", "edited forward", "backward", "optimizer", "other")
 # The first steps are the ones with most padded tokens among this many, so that the peak memory is that of a long run.
@@ -41,6 +44,7 @@ class Step:
         unit: CPU-seconds of a unit, the mean of the one before and the one after the step.
         real_tokens: tokens of the step's texts.
         padded_tokens: the same with padding, as the blocks above the prefix compute them.
+        distinct_tokens: tokens of the step's texts, each text counted once: what a prefix without a cache has to read.
         prefix_tokens: tokens that the prefix computes, padding included.
         prefix_passes: passes the prefix takes.
     """
@@ -51,6 +55,7 @@ class Step:
     unit: float
     real_tokens: int
     padded_tokens: int
+    distinct_tokens: int
     prefix_tokens: int
     prefix_passes: int
 
@@ -61,6 +66,8 @@ class TrainingRun:
 
     Args:
         episodes: episodes in each step.
+        warm: whether the prefix cache knew all texts.
+        floor: CPU-seconds that an edit's arithmetic without the prefix takes at the rate of a large matrix product.
         loaded: memory once base model and hypernetwork are loaded.
         peak: most memory in a step.
         process_peak: most memory in the process's life, loading included.
@@ -68,6 +75,8 @@ class TrainingRun:
     """
 
     episodes: int
+    warm: bool = False
+    floor: float = 0.0
     loaded: int = 0
     peak: int = 0
     process_peak: int = 0
@@ -86,6 +95,10 @@ class TrainingRun:
         """Median CPU-seconds of a unit."""
         return statistics.median(step.unit for step in self.steps)
 
+    def times_the_floor(self) -> float:
+        """How many times the floor the median edit costs."""
+        return self.cpu_per_edit() / self.floor
+
     def edits_per_second(self) -> float:
         """Median edits in a second on the clock."""
         return self.episodes / statistics.median(step.wall for step in self.steps)
@@ -99,16 +112,30 @@ class TrainingRun:
         return statistics.median(step.prefix_passes for step in self.steps)
 
     def prefix_padding_share(self) -> float:
-        """Share of padding in the tokens that the prefix computes."""
-        return 1 - sum(s.real_tokens for s in self.steps) / max(1, sum(s.prefix_tokens for s in self.steps))
+        """Share of padding in the tokens that the prefix computes; 0 where it computes none."""
+        computed = sum(step.prefix_tokens for step in self.steps)
+        return 1 - sum(step.distinct_tokens for step in self.steps) / computed if computed else 0.0
 
 
-def measure_training(setting: Setting, episodes: int, steps: int, warmup: int) -> TrainingRun:
-    """Train `warmup` steps for the peak memory, then `steps` timed steps with a unit after each."""
+def measure_training(setting: Setting, episodes: int, steps: int, warmup: int, *, warm: bool = False) -> TrainingRun:
+    """Train `warmup` steps for the peak memory, then `steps` timed steps with a unit after each.
+
+    Args:
+        setting: what is measured.
+        episodes: episodes in a step.
+        steps: timed steps.
+        warmup: steps before.
+        warm: let the prefix cache know all texts beforehand, as in later epochs; otherwise there is none.
+    """
     quieten()
     editor, data = setting.editor(), setting.data(episodes)
-    run = TrainingRun(episodes)
+    run = TrainingRun(episodes, warm)
     timer = _StepTimer(run, UnitPass(editor.frozen.model, setting.unit_text(data)), warmup)
+    dataset, numbers = data.train_dataloader().dataset, _numbers(data, warmup)
+    if warm:
+        editor.frozen.keep_prefixes(PrefixCache())
+        for each in numbers[: warmup + steps]:
+            editor.frozen.prefix(_parts(dataset[each]))
     with timer.attached(editor), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
@@ -116,16 +143,27 @@ def measure_training(setting: Setting, episodes: int, steps: int, warmup: int) -
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             limit_val_batches=0, default_root_dir=folder,
         )  # fmt: skip
-        trainer.fit(editor, train_dataloaders=_loader(data, warmup))
+        trainer.fit(editor, train_dataloaders=DataLoader(dataset, sampler=numbers, batch_size=None))
+    epoch, last = numbers[warmup + steps - 1]
+    alone = [dataset[(epoch, [episode])] for episode in last]
+    run.floor = floor_operations(editor, alone) / operations_per_second()
     return run
 
 
-def _loader(data: EditDataModule, warmup: int) -> DataLoader[Any]:
+def _numbers(data: EditDataModule, warmup: int) -> list[EpisodeNumbers]:
     """The module's training batches, preceded by the `warmup` largest of the first ones."""
     own = data.train_dataloader()
     drawn: list[EpisodeNumbers] = list(islice(own.sampler, _SEARCHED_STEPS))
     largest = sorted(drawn, key=lambda numbers: own.dataset[numbers].token_counts()[1], reverse=True)[:warmup]
-    return DataLoader(own.dataset, sampler=[*largest, *drawn], batch_size=None)
+    return [*largest, *drawn]
+
+
+def _parts(batch: EditBatch) -> list[TokenBatch]:
+    return [batch.edit, batch.rephrase, batch.locality]
+
+
+def _distinct_tokens(batch: EditBatch) -> int:
+    return sum(map(len, {text for part in _parts(batch) for text in Compact(part).texts}))
 
 
 class _StepTimer(Callback):
@@ -138,7 +176,7 @@ class _StepTimer(Callback):
         self._clock = PhaseClock()
         self._last_unit = 0.0
         self._start = (0.0, 0.0)
-        self._tokens = (0, 0)
+        self._tokens = (0, 0, 0)
         self._prefix_tokens: list[int] = []
 
     def attached(self, editor: MEND) -> ExitStack:
@@ -175,7 +213,7 @@ class _StepTimer(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: EditBatch, _: int) -> None:  # noqa: ARG002
         """The batch is there."""
         self._clock.enter("other")
-        self._tokens = batch.token_counts()
+        self._tokens = (*batch.token_counts(), _distinct_tokens(batch))
 
     def on_before_backward(self, *_: Any) -> None:
         """The losses are computed."""

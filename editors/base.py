@@ -25,6 +25,7 @@ from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
+from editors.prefix_store import PrefixCache
 from editors.seq2seq import is_encoder_decoder
 from editors.text_encoder import TextEncoder, text_encoder
 from editors.tokens import EditBatch, TokenBatch
@@ -75,6 +76,7 @@ class Editor(LightningModule):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
+        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next.
     """
 
     registered_name: ClassVar[str]
@@ -90,6 +92,7 @@ class Editor(LightningModule):
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
+        prefix_cache: PrefixCache = PrefixCache(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         # A checkpoint holds plain values only, so that it can be loaded without unpickling; hence the mapping.
@@ -98,6 +101,7 @@ class Editor(LightningModule):
         self.learning_rate = learning_rate
         self.lr_schedule = lr_schedule
         self.warmup_steps = warmup_steps
+        self.prefix_cache = PrefixCache(**prefix_cache) if isinstance(prefix_cache, Mapping) else prefix_cache
         self.evaluator = Evaluator(generate_in_validation=generate_in_validation)
         self.strict_loading = False
         self.register_load_state_dict_post_hook(_forget_frozen)
@@ -156,6 +160,7 @@ class Editor(LightningModule):
             return
         model = load_base_model(self.base_model)
         self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
+        self.frozen.keep_prefixes(self.prefix_cache)
         self.network = self.build_network()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -230,7 +235,7 @@ class Editor(LightningModule):
         _ = self.base_weights
 
     def on_train_end(self) -> None:
-        """Compare the base model's weights with those before training.
+        """Compare the base model's weights with those before training; say what the prefix cache was good for.
 
         Not in `on_fit_end`: Lightning calls that of the callbacks first, and `ExportArtifact` would have exported.
 
@@ -242,6 +247,10 @@ class Editor(LightningModule):
                 f"the weights of base model {self.base_model.name!r} changed during training; they must stay frozen. "
                 "Look for a callback or optimiser that writes to them."
             )
+        store = self.frozen.prefix_store
+        if store is not None and self.trainer.is_global_zero:
+            store.flush()
+            _LOG.info("Frozen prefix: %d of %d texts had been read before.", store.hits, store.hits + store.misses)
 
     # --- validation --------------------------------------------------------------------------------------------------
 
@@ -312,6 +321,7 @@ class Editor(LightningModule):
             "lr_schedule": self.lr_schedule,
             "warmup_steps": self.warmup_steps,
             "generate_in_validation": self.evaluator.generate_in_validation,
+            "prefix_cache": asdict(self.prefix_cache),
         }
 
 

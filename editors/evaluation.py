@@ -5,15 +5,18 @@ Shape legend: E episodes, N answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from editors.edits import Edit
+from editors.generation import Begun
+from editors.key_values import KeyValues
 from editors.losses import answer_nll, episode_means, locality_kl
 from editors.metrics import MetricTable, agreement, generated_match, probability_success, teacher_forced
+from editors.seq2seq import is_encoder_decoder
 from editors.tokens import EditBatch, TokenBatch
 
 if TYPE_CHECKING:
@@ -52,22 +55,61 @@ class Evaluator:
 
     def _update(self, editor: Editor, batch: EditBatch, *, generate: bool) -> None:
         probes = {name: editor.text_encoder.scored(tokens) for name, tokens in _probes(batch).items()}
-        names = list(probes)
-        hidden = dict(zip(names, editor.frozen.prefix([probes[n] for n in names]), strict=True))
-        edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, hidden["reliability"])
-        base = {name: editor.frozen.logits(probes[name], hidden=hidden[name]) for name in names}
-        edited = {name: editor.frozen.logits(probes[name], edit, hidden[name]) for name in names}
-        values = _forced_scores(probes, base, edited, batch.num_episodes)
-        values |= _losses(editor, probes, base, edited, batch.num_episodes)
+        passes = _Passes(editor.frozen, probes, keep=generate)
+        edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, passes.hidden["reliability"])
+        base, edited = passes.run(None), passes.run(edit)
+        values = _forced_scores(probes, base.logits, edited.logits, batch.num_episodes)
+        values |= _losses(editor, probes, base.logits, edited.logits, batch.num_episodes)
         if generate:
             probes.pop("ground_truth", None)
-            values |= _generated_scores(editor, probes, edit, batch.num_episodes)
+            values |= _generated_scores(editor, probes, base, edited, batch.num_episodes)
         if not batch.counted:
             return
         for name, (value, present) in values.items():
             self._table.update(name, value, present)
             for part, member in batch.slices.items():
                 self._table.update(f"{part}/{name}", value, present & member)
+
+
+@dataclass
+class _Run:
+    """The model's passes over all probes, with an edit or without.
+
+    Args:
+        edit: the edit.
+        logits: `[N, V]` by probe.
+        begun: by probe what generation can go on from; `None` if it has to start from the prompts.
+    """
+
+    edit: Edit | None
+    logits: dict[str, Tensor]
+    begun: dict[str, Begun] | None
+
+
+class _Passes:
+    """Passes over all probes that share the frozen prefix.
+
+    Args:
+        frozen: the base model.
+        probes: the texts.
+        keep: keep keys and values for generation.
+    """
+
+    def __init__(self, frozen: FrozenLM, probes: dict[str, TokenBatch], *, keep: bool) -> None:
+        self._frozen, self._probes = frozen, probes
+        keep = keep and not is_encoder_decoder(frozen.model)
+        self._kept = {name: KeyValues() for name in probes} if keep else None
+        hidden = frozen.prefix(list(probes.values()), None if self._kept is None else list(self._kept.values()))
+        self.hidden = dict(zip(probes, hidden, strict=True))
+
+    def run(self, edit: Edit | None) -> _Run:
+        """The blocks above the prefix and the head; all blocks, and nothing kept, if the edit changes those below."""
+        if self._kept is None or not (edit is None or edit.keeps_prefix):
+            logits = {n: self._frozen.logits(t, edit, self.hidden[n]) for n, t in self._probes.items()}
+            return _Run(edit, logits, None)
+        kept = {name: below.branch() for name, below in self._kept.items()}
+        logits = {n: self._frozen.logits(t, edit, self.hidden[n], kept[n]) for n, t in self._probes.items()}
+        return _Run(edit, logits, {n: Begun(logits[n].argmax(dim=-1), kept[n]) for n in logits})
 
 
 def _probes(batch: EditBatch) -> dict[str, TokenBatch]:
@@ -125,26 +167,30 @@ def _edit_losses(tokens: TokenBatch, logits: Tensor, count: int) -> _Values:
     return episode_means(answer_nll(logits, tokens.targets), tokens.answer_episode(), count)
 
 
-def _generated_scores(editor: Editor, probes: dict[str, TokenBatch], edit: Edit, count: int) -> dict[str, _Values]:
+def _generated_scores(
+    editor: Editor, probes: dict[str, TokenBatch], base: _Run, edited: _Run, count: int
+) -> dict[str, _Values]:
     """Free-generation measures of every promise, before and after the edit."""
-    base = _continuations(editor.frozen, editor.tokenizer, list(probes.values()), None)
-    edited = _continuations(editor.frozen, editor.tokenizer, list(probes.values()), edit)
+    befores = _continuations(editor.frozen, editor.tokenizer, probes, base)
+    afters = _continuations(editor.frozen, editor.tokenizer, probes, edited)
     values: dict[str, _Values] = {}
-    for (name, tokens), before, after in zip(probes.items(), base, edited, strict=True):
+    for (name, tokens), before, after in zip(probes.items(), befores, afters, strict=True):
         # An encoder-decoder model's answer ends with the end-of-text token.
         answers = editor.tokenizer.batch_decode(tokens.answer_ids(), skip_special_tokens=True)
         for prefix, texts in (("before/", before), ("", after)):
             for measure, value in generated_match(texts, answers, tokens.episode, count).items():
                 values[f"{prefix}{name}/generated/{measure}"] = value
         if name.startswith("locality"):
-            same = torch.tensor([float(old == new) for old, new in zip(before, after, strict=True)], device=edit.device)
+            agrees = [float(old == new) for old, new in zip(before, after, strict=True)]
+            same = torch.tensor(agrees, device=tokens.episode.device)
             values[f"{name}/generated/exact_agreement"] = episode_means(same, tokens.episode, count)
     return values
 
 
 def _continuations(
-    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, batches: Sequence[TokenBatch], edit: Edit | None
+    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, probes: dict[str, TokenBatch], run: _Run
 ) -> list[list[str]]:
     """What the model says after each prompt, greedily, a few tokens past the answer's length; for each batch."""
-    generated = frozen.generate(batches, edit, EXTRA_TOKENS)
+    begun = None if run.begun is None else [run.begun[name] for name in probes]
+    generated = frozen.generate(list(probes.values()), run.edit, EXTRA_TOKENS, begun)
     return [tokenizer.batch_decode(texts, skip_special_tokens=True) for texts in generated]

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from editors.edits import Edit
-from editors.generation import generate
+from editors.generation import Begun, generate
+from editors.key_values import KeyValues, text_in_cache
 from editors.losses import answer_nll, episode_means
 from editors.output_gradients import output_gradients
 from editors.prefix import FrozenPrefix
+from editors.prefix_store import PrefixCache, PrefixStore
 from editors.seq2seq import EncoderDecoderInputs, is_encoder_decoder
 from editors.sites import block_index, find_stacks, linear_widths, resolve_sites
 from editors.tokens import TokenBatch, token_positions
@@ -65,17 +67,19 @@ class _DecoderOnlyInputs:
         self._model = model
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
-    def arguments(self, tokens: TokenBatch) -> dict[str, Any]:
-        """Arguments of a forward pass over prompts and answers."""
+    def arguments(self, tokens: TokenBatch, cache: DynamicCache | None = None) -> dict[str, Any]:
+        """Arguments of a forward pass over prompts and answers, which leaves keys and values in `cache`."""
         assert tokens.labels is None, "texts for a decoder-only model are encoded with `DecoderOnlyTexts`"
-        return self._arguments(tokens.input_ids, tokens.attention_mask)
+        return self._arguments(tokens.input_ids, tokens.attention_mask, cache)
 
-    def read(self, ids: Tensor, mask: Tensor) -> None:
+    def read(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> None:
         """Run all blocks, but not the head."""
-        self._model.base_model(**self._arguments(ids, mask))
+        self._model.base_model(**self._arguments(ids, mask, cache))
 
-    def _arguments(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    def _arguments(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None}
+        if cache is not None:
+            arguments["cache"] = cache
         if self._takes_positions:
             arguments["position_ids"] = token_positions(mask)
         return arguments
@@ -127,7 +131,7 @@ class FrozenLM(nn.Module):
 
     # --- the frozen prefix -------------------------------------------------------------------------------------------
 
-    def prefix(self, batches: Sequence[TokenBatch]) -> list[Tensor | None]:
+    def prefix(self, batches: Sequence[TokenBatch], kept: Sequence[KeyValues] | None = None) -> list[Tensor | None]:
         """Hidden states `[B, T, d]` at the entrance of the lowest edited block, for each batch.
 
         They are the same before and after any edit. Texts of all batches are run together, grouped by length, so that
@@ -135,23 +139,47 @@ class FrozenLM(nn.Module):
 
         Of an encoder-decoder model they are those of the encoder: what the decoder computes depends on the edited
         encoder, and answers are short.
+
+        Args:
+            batches: the texts.
+            kept: for each batch where to keep the texts' keys and values (decoder-only models).
         """
-        return self._prefix.states(batches)
+        return self._prefix.states(batches, kept)
+
+    def keep_prefixes(self, cache: PrefixCache) -> None:
+        """Keep what `prefix` computes, and look it up when a text comes again."""
+        self._prefix.store = cache.open(self.model, self.prefix_depth)
+
+    @property
+    def prefix_store(self) -> PrefixStore | None:
+        """Where prefixes are kept; `None` where they are not."""
+        return self._prefix.store
 
     # --- forward passes ----------------------------------------------------------------------------------------------
 
-    def logits(self, tokens: TokenBatch, edit: Edit | None = None, hidden: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        tokens: TokenBatch,
+        edit: Edit | None = None,
+        hidden: Tensor | None = None,
+        kept: KeyValues | None = None,
+    ) -> Tensor:
         """Logits `[N, V]` at the positions that predict answer tokens.
 
         Args:
             tokens: the texts.
             edit: run with this edit; texts are matched to episodes by `tokens.episode`.
             hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit; not used if the edit changes them.
+            kept: where to keep keys and values of the blocks that run (decoder-only; edits that keep the prefix).
         """
         hidden = hidden if edit is None or edit.keeps_prefix else None
         applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode, tokens)
+        cache = None if kept is None else DynamicCache()
         with self._prefix.given(hidden, tokens), applied, self._head_at(tokens):
-            output = self.model(**self._inputs.arguments(tokens))
+            output = self.model(**self._inputs.arguments(tokens, cache))
+        if kept is not None and cache is not None:
+            for row, mask in enumerate(tokens.attention_mask.bool()):
+                kept.add(row, text_in_cache(cache, row, mask))
         return output.logits[0]
 
     @contextmanager
@@ -221,11 +249,22 @@ class FrozenLM(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, batches: Sequence[TokenBatch], edit: Edit | None = None, extra_tokens: int = 0
+        self,
+        batches: Sequence[TokenBatch],
+        edit: Edit | None = None,
+        extra_tokens: int = 0,
+        begun: Sequence[Begun] | None = None,
     ) -> list[list[list[int]]]:
         """Greedy continuation of each text's prompt, `extra_tokens` longer than its answer.
+
+        Args:
+            batches: the texts.
+            edit: run with this edit.
+            extra_tokens: how far to go past the answer's length.
+            begun: what passes over prompts and answers have left, for each batch, to go on from there (decoder-only
+                models; edits that keep the prefix). The tokens are the same.
 
         Returns:
             For each batch and text the generated ids, up to where the model ended the text.
         """
-        return generate(self.model, batches, edit, extra_tokens)
+        return generate(self.model, batches, edit, extra_tokens, begun)

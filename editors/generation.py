@@ -9,31 +9,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from editors.edits import Edit
+from editors.key_values import KeyValues, as_cache
 from editors.seq2seq import answer_prefix, decoder_start, is_encoder_decoder
 from editors.text_groups import Compact, groups, pass_cost
 from editors.tokens import TokenBatch
 
 
+@dataclass
+class Begun:
+    """What a pass over prompts and answers has left of a batch: where greedy generation can go on.
+
+    Args:
+        predicted: `[N]` the tokens it preferred at the answer positions. Up to the first one that is not the answer's,
+            they are what the model generates.
+        key_values: of the texts.
+    """
+
+    predicted: Tensor
+    key_values: KeyValues
+
+
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, batches: Sequence[TokenBatch], edit: Edit | None = None, extra_tokens: int = 0
+    model: PreTrainedModel,
+    batches: Sequence[TokenBatch],
+    edit: Edit | None = None,
+    extra_tokens: int = 0,
+    begun: Sequence[Begun] | None = None,
 ) -> list[list[list[int]]]:
     """Greedy continuation of each text's prompt; see `FrozenLM.generate`.
 
-    Texts of all batches are run together, grouped by the length of their answers: a pass reads all weights for one more
-    token of each text, so few long passes with many texts are cheapest.
+    Texts of all batches are run together, grouped by how much there is to generate: a pass reads all weights for one
+    more token of each text, so few long passes with many texts are cheapest.
     """
-    prompts = [prompt for batch in batches for prompt in _prompts(batch)]
-    generated: list[list[int]] = [[] for _ in prompts]
+    starts: Sequence[Begun | None] = begun or [None] * len(batches)
+    prompts = [prompt for pair in zip(batches, starts, strict=True) for prompt in _prompts(*pair, extra_tokens)]
+    ends = _end_ids(model)
+    generated = [_until_end(prompt.begun, ends) for prompt in prompts]
     extra = pass_cost(batches[0].input_ids.device) if batches else 0
-    lengths = [prompt.answer_length + extra_tokens for prompt in prompts]
-    for group in groups(lengths, lambda texts, length: length * (extra + texts)):
-        outputs = _generate_group(model, [prompts[i] for i in group], edit, max(lengths[i] for i in group))
+    open_ends = [i for i, prompt in enumerate(prompts) if prompt.missing and generated[i] == prompt.begun]
+    missing = [prompts[i].missing for i in open_ends]
+    for group in groups(missing, lambda texts, length: length * (extra + texts)):
+        chosen = [prompts[open_ends[i]] for i in group]
+        outputs = _generate_group(model, chosen, edit, max(prompt.missing for prompt in chosen))
         for i, output in zip(group, outputs, strict=True):
-            generated[i] = output[: lengths[i]]
+            generated[open_ends[i]] += output[: missing[i]]
     counts = [batch.num_texts for batch in batches]
     return [generated[sum(counts[:b]) : sum(counts[: b + 1])] for b in range(len(counts))]
 
@@ -52,13 +75,19 @@ def _generate_group(
         ids[row, start : start + len(prompt.ids)] = prompt.ids
         mask[row, start : start + len(prompt.ids)] = 1
     episode = torch.tensor([prompt.episode for prompt in prompts], device=device)
+    read = [p.key_values.first(p.row, len(p.ids) - 1) for p in prompts if p.key_values is not None]
     with nullcontext() if edit is None else edit.applied(model, episode):
-        return continue_greedily(model, ids, mask, length, prompts[0].answer_prefix)
+        return continue_greedily(model, ids, mask, length, prompts[0].answer_prefix, as_cache(read) if read else None)
 
 
 @torch.no_grad()
 def continue_greedily(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, length: int, answer_prefix: Sequence[int] = ()
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    length: int,
+    answer_prefix: Sequence[int] = (),
+    cache: DynamicCache | None = None,
 ) -> list[list[int]]:
     """Greedy continuation of each prompt, without the end-of-text token and what follows it.
 
@@ -68,9 +97,11 @@ def continue_greedily(
         mask: `[B, T]` ones at their tokens.
         length: most tokens to generate.
         answer_prefix: special tokens that an encoder-decoder model reads before any answer.
+        cache: keys and values of all tokens but the last.
     """
     generator: Any = model  # mypy takes the mixin's method for a tensor
-    start, inputs = ids, {}
+    start = ids
+    inputs: dict[str, Any] = {} if cache is None else {"cache": cache}
     if is_encoder_decoder(model):
         start = decoder_start(model, len(ids), answer_prefix)
         inputs = {"decoder_input_ids": start}
@@ -118,15 +149,28 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass
 class _Prompt:
-    """A text up to its answer; for an encoder-decoder model also the special tokens that come before the answer."""
+    """A text up to its answer, and on up to what is generated already.
+
+    Args:
+        ids: `[T]` prompt and generated tokens.
+        begun: the generated tokens.
+        missing: how many more to generate.
+        episode: whose edit it gets.
+        answer_prefix: the special tokens that come before the answer (encoder-decoder models).
+        row: its row in its batch.
+        key_values: those of its batch, where the model has read all of `ids` but the last.
+    """
 
     ids: Tensor
-    answer_length: int
+    begun: list[int]
+    missing: int
     episode: int
     answer_prefix: list[int]
+    row: int
+    key_values: KeyValues | None
 
 
-def _prompts(batch: TokenBatch) -> list[_Prompt]:
+def _prompts(batch: TokenBatch, begun: Begun | None, extra_tokens: int) -> list[_Prompt]:
     """Each text's prompt. It ends where the first answer token is predicted; a text may go on after its answer."""
     counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
     lengths = batch.attention_mask.sum(dim=1)
@@ -135,5 +179,24 @@ def _prompts(batch: TokenBatch) -> list[_Prompt]:
         lengths = lengths.scatter_reduce(0, batch.rows, ends, "amin")
     ids = Compact(batch).input_ids
     prefix = answer_prefix(batch)
-    parts = zip(lengths.tolist(), counts, batch.episode.tolist(), strict=True)
-    return [_Prompt(ids[row, :length], count, episode, prefix) for row, (length, count, episode) in enumerate(parts)]
+    starts = _starts(batch, begun)
+    prompts = []
+    for row, (length, count, episode) in enumerate(zip(lengths.tolist(), counts, batch.episode.tolist(), strict=True)):
+        start = starts[row]
+        text = torch.cat([ids[row, :length], ids.new_tensor(start)])
+        missing = count + extra_tokens - len(start)
+        prompts.append(_Prompt(text, start, missing, episode, prefix, row, begun.key_values if begun else None))
+    return prompts
+
+
+def _starts(batch: TokenBatch, begun: Begun | None) -> list[list[int]]:
+    """Each text's known generated tokens: the predicted ones, up to the first that is not the answer's."""
+    starts: list[list[int]] = [[] for _ in range(batch.num_texts)]
+    if begun is None:
+        return starts
+    wrong = [False] * batch.num_texts
+    for row, token, target in zip(batch.rows.tolist(), begun.predicted.tolist(), batch.targets.tolist(), strict=True):
+        if not wrong[row]:
+            starts[row].append(token)
+        wrong[row] |= token != target
+    return starts

@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
-from editors.text_groups import Compact, groups, pass_cost
+from editors.key_values import KeyValues, text_in_cache
+from editors.prefix_store import PrefixStore
+from editors.text_groups import Compact, Text, groups, pass_cost
 from editors.tokens import TokenBatch
 
 
@@ -23,51 +27,83 @@ class FrozenPrefix:
     Args:
         blocks: all blocks of the stack.
         depth: how many of them lie below the edit.
-        run: runs the stack on token ids and attention mask, both `[B, T]`.
+        run: runs the stack on token ids and attention mask, both `[B, T]`, and keeps keys and values where it can.
+
+    Attributes:
+        store: where states are kept for the next time a text comes; `None` to read it again.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], depth: int, run: Callable[[Tensor, Tensor], object]) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], depth: int, run: Callable[[Tensor, Tensor, DynamicCache | None], object]
+    ) -> None:
         self.depth = depth
         self._blocks = blocks
         self._run = run
         self._relative = _relative_attention(self._blocks[0])
         self._block_returns_tuple: bool | None = None
+        self.store: PrefixStore | None = None
 
     @torch.no_grad()
-    def states(self, batches: Sequence[TokenBatch]) -> list[Tensor | None]:
+    def states(self, batches: Sequence[TokenBatch], kept: Sequence[KeyValues] | None = None) -> list[Tensor | None]:
         """Hidden states `[B, T, d]` at the entrance of the lowest edited block; see `FrozenLM.prefix`."""
         if self.depth == 0 or not batches:
             return [None] * len(batches)
-        rows = [(b, r) for b, batch in enumerate(batches) for r in range(batch.num_texts)]
-        lengths = [n for batch in batches for n in batch.attention_mask.sum(dim=1).tolist()]
+        device = batches[0].input_ids.device
         compact = [Compact(batch) for batch in batches]
-        hidden: list[Tensor | None] = [None] * len(batches)
-        extra = pass_cost(batches[0].input_ids.device)
-        for group in groups(lengths, lambda texts, length: extra + texts * length):
-            chosen = [rows[i] for i in group]
-            states = self._group_states(compact, chosen, max(lengths[i] for i in group))
-            for b in dict.fromkeys(b for b, _ in chosen):
-                places = [i for i, (owner, _) in enumerate(chosen) if owner == b]
-                hidden[b] = compact[b].put_back(hidden[b], [chosen[i][1] for i in places], states[places])
-        return hidden
+        # A text that comes more than once is read once: where a paraphrase is the edit prompt itself, for instance.
+        texts = list(dict.fromkeys(ids for part in compact for ids in part.texts))
+        found = self._known(texts, device) if kept is None else {}
+        missing = [ids for ids in texts if ids not in found]
+        extra = pass_cost(device)
+        keys: dict[Text, Tensor] = {}
+        for group in groups([len(ids) for ids in missing], lambda count, length: extra + count * length):
+            found |= self._read([missing[i] for i in group], device, keys if kept is not None else None)
+        for part, own in zip(compact, kept or [], strict=False):
+            for row, ids in enumerate(part.texts):
+                own.add(row, keys[ids])
+        return [part.put_back([found[ids] for ids in part.texts]) if part.texts else None for part in compact]
 
-    def _group_states(self, compact: Sequence[Compact], rows: Sequence[tuple[int, int]], width: int) -> Tensor:
-        """Run the blocks below the edit on some texts, right-padded to `width`. Returns `[rows, width, d]`."""
-        ids = torch.stack([compact[b].row(compact[b].input_ids, r, width) for b, r in rows])
-        mask = torch.stack([compact[b].row(compact[b].mask, r, width) for b, r in rows])
+    def _known(self, texts: Sequence[Text], device: torch.device) -> dict[Text, Tensor]:
+        """The states of those texts that are in the store."""
+        if self.store is None:
+            return {}
+        looked_up = [(ids, self.store.get(ids)) for ids in texts]
+        return {ids: states.to(device, non_blocking=True) for ids, states in looked_up if states is not None}
+
+    @torch.no_grad()
+    def _read(self, texts: Sequence[Text], device: torch.device, keys: dict[Text, Tensor] | None) -> dict[Text, Tensor]:
+        """Run the blocks below the edit on some texts, padded on the right.
+
+        Args:
+            texts: their token ids.
+            device: where to run.
+            keys: where to keep their keys and values; `None` where they are not needed.
+
+        Returns:
+            The states `[T, d]` of each.
+        """
+        ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(device)
+        mask = pad_sequence([torch.ones(len(text), dtype=torch.long) for text in texts], batch_first=True).to(device)
         seen: list[Tensor] = []
 
         def record(_: nn.Module, __: Any, output: Any) -> None:
             self._block_returns_tuple = isinstance(output, tuple)
             seen.append(output[0] if self._block_returns_tuple else output)
 
+        cache = None if keys is None else DynamicCache()
         handle = self._blocks[self.depth - 1].register_forward_hook(record)
         try:
             with self._skipping(self._blocks[self.depth :]):
-                self._run(ids, mask)
+                self._run(ids, mask, cache)
         finally:
             handle.remove()
-        return seen[0] * mask.unsqueeze(-1).to(seen[0].dtype)
+        states = {text: seen[0][row, : len(text)] for row, text in enumerate(texts)}
+        if keys is not None and cache is not None:
+            keys |= {text: text_in_cache(cache, row, slice(len(text))) for row, text in enumerate(texts)}
+        if keys is None and self.store is not None:
+            for text, state in states.items():
+                self.store.put(text, state)
+        return states
 
     @contextmanager
     def given(self, hidden: Tensor | None, tokens: TokenBatch) -> Iterator[None]:
@@ -82,7 +118,7 @@ class FrozenPrefix:
             return
         if self._block_returns_tuple is None:
             # `hidden` was kept from elsewhere: only a forward pass tells what the blocks return.
-            self.states([tokens])
+            self._read(Compact(tokens).texts[:1], hidden.device, None)
         with self._skipping(self._blocks[: self.depth], hidden):
             yield
 

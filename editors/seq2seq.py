@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from editors.errors import BaseModelError
 from editors.tokens import IGNORED, TokenBatch
@@ -40,8 +40,8 @@ class EncoderDecoderInputs:
         self._model = model
         self._encoder = model.get_encoder()
 
-    def arguments(self, tokens: TokenBatch) -> dict[str, Any]:
-        """Arguments of a forward pass; its logits at `[b, i]` predict `tokens.labels[b, i]`."""
+    def arguments(self, tokens: TokenBatch, _: DynamicCache | None = None) -> dict[str, Any]:
+        """Arguments of a forward pass; its logits at `[b, i]` predict `tokens.labels[b, i]`. Keys are not kept."""
         labels = tokens.labels
         assert labels is not None, "texts for an encoder-decoder model are encoded with `EncoderDecoderTexts`"
         return {
@@ -52,8 +52,8 @@ class EncoderDecoderInputs:
             "use_cache": False,
         }
 
-    def read(self, ids: Tensor, mask: Tensor) -> None:
-        """Run the encoder."""
+    def read(self, ids: Tensor, mask: Tensor, _: DynamicCache | None = None) -> None:
+        """Run the encoder, which has no keys and values to keep."""
         self._encoder(input_ids=ids, attention_mask=mask)
 
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from editors.tokens import TokenBatch
 
@@ -18,6 +19,9 @@ from editors.tokens import TokenBatch
 _PASS_COST = {"cpu": 25}
 _PASS_COST_ELSEWHERE = 250
 
+Text = tuple[int, ...]
+"""The token ids of a text."""
+
 
 def pass_cost(device: torch.device) -> int:
     """What another pass over the model costs on `device`, in tokens that could be computed in its stead."""
@@ -25,26 +29,25 @@ def pass_cost(device: torch.device) -> int:
 
 
 class Compact:
-    """A token batch with every text moved to the left edge, whichever side it was padded on."""
+    """A token batch with every text moved to the left edge, whichever side it was padded on.
+
+    Attributes:
+        input_ids: `[B, T]`.
+        texts: the token ids of each text.
+    """
 
     def __init__(self, batch: TokenBatch) -> None:
         self._order = batch.attention_mask.argsort(dim=1, descending=True, stable=True)
         self.input_ids = batch.input_ids.gather(1, self._order)
-        self.mask = batch.attention_mask.gather(1, self._order)
+        lengths = batch.attention_mask.sum(dim=1).tolist()
+        rows = zip(self.input_ids.tolist(), lengths, strict=True)
+        self.texts: list[Text] = [tuple(ids[:length]) for ids, length in rows]
 
-    @staticmethod
-    def row(values: Tensor, row: int, width: int) -> Tensor:
-        """Row `row` of `values` cut or padded with zeros to `width`."""
-        return nn.functional.pad(values[row, :width], (0, max(0, width - values.shape[1])))
-
-    def put_back(self, hidden: Tensor | None, rows: list[int], states: Tensor) -> Tensor:
-        """Scatter `states` `[rows, width, d]` of left-edge texts to their places in `[B, T, d]`."""
-        width = min(states.shape[1], self._order.shape[1])
-        if hidden is None:
-            hidden = states.new_zeros(*self._order.shape, states.shape[-1])
-        index = self._order[rows, :width].unsqueeze(-1).expand(-1, -1, states.shape[-1])
-        hidden[rows] = hidden[rows].scatter(1, index, states[:, :width])
-        return hidden
+    def put_back(self, states: Sequence[Tensor]) -> Tensor:
+        """Lay the states `[T, d]` of each text out as `[B, T, d]`, at the text's places; zeros elsewhere."""
+        padded = pad_sequence(list(states), batch_first=True)
+        places = self._order[:, : padded.shape[1]].unsqueeze(-1).expand_as(padded)
+        return padded.new_zeros(*self._order.shape, padded.shape[-1]).scatter(1, places, padded)
 
 
 def groups(lengths: Sequence[int], cost: Callable[[int, int], int]) -> list[list[int]]:

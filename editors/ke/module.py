@@ -18,6 +18,7 @@ from editors.ke.condition import SEPARATORS
 from editors.ke.constraint import Constraint, Margin, update_norm
 from editors.ke.network import KEConfig, KENetwork, KEShape
 from editors.losses import answer_nll, episode_means, mean_over_present
+from editors.prefix_store import PrefixCache
 from editors.tokens import EditBatch
 
 
@@ -42,6 +43,7 @@ class KE(Editor):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
+        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next.
 
     Raises:
         EditorError: `smoothing` is not in [0, 1).
@@ -66,8 +68,11 @@ class KE(Editor):
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
+        prefix_cache: PrefixCache = PrefixCache(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
+        super().__init__(
+            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache
+        )
         if not 0 <= smoothing < 1:
             raise EditorError(f"smoothing must be in [0, 1), got {smoothing}; the paper's is 0.1")
         self.ke = KEConfig(**ke) if isinstance(ke, Mapping) else ke

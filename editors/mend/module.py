@@ -8,6 +8,7 @@ from typing import Any, Literal
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
 from editors.mend.network import MENDConfig, MENDNetwork
+from editors.prefix_store import PrefixCache
 
 
 class MEND(Editor):
@@ -23,6 +24,7 @@ class MEND(Editor):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
+        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next.
     """
 
     registered_name = "mend"
@@ -39,8 +41,11 @@ class MEND(Editor):
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
+        prefix_cache: PrefixCache = PrefixCache(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
+        super().__init__(
+            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache
+        )
         self.mend = MENDConfig(**mend) if isinstance(mend, dict) else mend
         self.edit_rate_learning_rate = edit_rate_learning_rate
         own = {"mend": self.network_config(), "edit_rate_learning_rate": edit_rate_learning_rate}

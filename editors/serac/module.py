@@ -19,6 +19,7 @@ from editors.base_model import BaseModelConfig
 from editors.edits import Edit
 from editors.errors import EditorError
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
+from editors.prefix_store import PrefixCache
 from editors.requests import EditRequest
 from editors.serac.counterfactual.interface import mix
 from editors.serac.mining import MinedNegatives
@@ -47,6 +48,7 @@ class SERAC(Editor):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
+        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next.
 
     Raises:
         EditorError: a number of negatives is below 0.
@@ -69,8 +71,11 @@ class SERAC(Editor):
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
+        prefix_cache: PrefixCache = PrefixCache(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation)
+        super().__init__(
+            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache
+        )
         for name, count in (("hard_negatives", hard_negatives), ("mined_negatives", mined_negatives)):
             if count < 0:
                 raise EditorError(f"{name} must be at least 0, got {count}")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import application, training_run, training_step
+from benchmarks.floor import floor_operations
 from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, peak_bytes, quartiles, resident_bytes
 from benchmarks.setting import Setting
 from benchmarks.training_run import TrainingRun, measure_training
@@ -175,7 +176,23 @@ def test_ratios_and_shares_make_sense(run: TrainingRun) -> None:
 def test_tokens_are_counted(run: TrainingRun) -> None:
     for step in run.steps:
         assert 0 < step.real_tokens <= step.padded_tokens
-        assert step.real_tokens <= step.prefix_tokens
+        assert 0 < step.distinct_tokens <= min(step.real_tokens, step.prefix_tokens)
+
+
+def test_with_a_warm_cache_no_prefix_is_computed(setting: Setting) -> None:
+    run = measure_training(setting, EPISODES, 2, 1, warm=True)
+    assert [(step.prefix_tokens, step.prefix_passes) for step in run.steps] == [(0, 0)] * 2
+    assert run.prefix_padding_share() == 0
+
+
+def test_the_floor_counts_forward_and_backward_but_no_prefix(setting: Setting, run: TrainingRun) -> None:
+    assert run.floor > 0
+    editor, data = setting.editor(), setting.data(1)
+    batch = data.train_dataloader().dataset[(0, [[0]])]
+    shallow = floor_operations(editor, [batch])
+    deeper = Setting(**{**vars(setting), "num_blocks": 4}).editor()
+    assert shallow < floor_operations(deeper, [batch])
+    assert floor_operations(editor, [batch, batch]) == shallow
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
@@ -184,7 +201,7 @@ def test_the_peak_is_not_below_what_is_loaded(run: TrainingRun) -> None:
 
 
 def test_the_tables_and_the_summary_hold_every_phase(run: TrainingRun) -> None:
-    table = printed(training_step.time_table([run, run]))
+    table = printed(training_step.time_table([run, run], 1920))
     assert all(f"{phase}, units" in table for phase in training_run.PHASES)
     assert "peak above loaded" in printed(training_step.memory_table([run, run]))
     summary = training_step.summary(run)
@@ -200,7 +217,8 @@ def test_the_training_benchmark_runs_from_the_command_line(
     sizes = ["--episodes", "1", "2", "--steps=2", "--warmup=1", f"--output={output}"]
     training_step.main([*options(setting), *sizes])
     written = json.loads(output.read_text())
-    assert [(run["episodes"], len(run["steps"])) for run in written["runs"]] == [(1, 2), (2, 2)]
+    measured = [(run["episodes"], run["warm"], len(run["steps"])) for run in written["runs"]]
+    assert measured == [(1, False, 2), (1, True, 2), (2, False, 2), (2, True, 2)]
     assert written["setting"]["rank"] == 8
     assert "One training edit" in capsys.readouterr().out
 
