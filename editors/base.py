@@ -165,7 +165,7 @@ class Editor(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam over all groups, with one schedule."""
-        optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.learning_rate, fused=self._fuses())
         steps = self.trainer.estimated_stepping_batches
         if self.lr_schedule != "constant" and math.isinf(steps):
             raise EditorError(f"lr_schedule {self.lr_schedule!r} needs trainer.max_steps or trainer.max_epochs")
@@ -173,6 +173,10 @@ class Editor(LightningModule):
         total = None if math.isinf(steps) else int(steps)
         scheduler = get_scheduler(name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _fuses(self) -> bool:
+        """Whether one kernel can do Adam's step; with a gradient scaler, Lightning cannot clip gradients then."""
+        return self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
 
     # --- training ----------------------------------------------------------------------------------------------------
 
