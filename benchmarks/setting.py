@@ -20,7 +20,6 @@ from editors.base_model import BaseModelConfig
 from editors.files import save_json
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
-from editors.prefix_store import PrefixCache
 from editors.tokens import EncodedText, encode_answers
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "data"
@@ -52,10 +51,10 @@ class Setting:
         return BaseModelConfig(self.base_model, dtype="float32", num_blocks=self.num_blocks)
 
     def editor(self) -> MEND:
-        """An untrained editor with its base model, without a prefix cache: no cost depends on its weights' values."""
+        """An untrained editor with its base model: no cost depends on the values of its weights."""
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
-        editor = MEND(self.base_model_config(), MENDConfig(rank=self.rank), prefix_cache=PrefixCache(megabytes=0))
+        editor = MEND(self.base_model_config(), MENDConfig(rank=self.rank))
         editor.configure_model()
         return editor
 

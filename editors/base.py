@@ -76,7 +76,7 @@ class Editor(LightningModule):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
-        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next.
+        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next; `None` for nowhere.
     """
 
     registered_name: ClassVar[str]
@@ -92,7 +92,7 @@ class Editor(LightningModule):
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
-        prefix_cache: PrefixCache = PrefixCache(),  # noqa: B008 - frozen
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         super().__init__()
         # A checkpoint holds plain values only, so that it can be loaded without unpickling; hence the mapping.
@@ -160,7 +160,8 @@ class Editor(LightningModule):
             return
         model = load_base_model(self.base_model)
         self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
-        self.frozen.keep_prefixes(self.prefix_cache)
+        if self.prefix_cache is not None:
+            self.frozen.keep_prefixes(self.prefix_cache)
         self.network = self.build_network()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -325,7 +326,7 @@ class Editor(LightningModule):
             "lr_schedule": self.lr_schedule,
             "warmup_steps": self.warmup_steps,
             "generate_in_validation": self.evaluator.generate_in_validation,
-            "prefix_cache": asdict(self.prefix_cache),
+            "prefix_cache": self.prefix_cache and asdict(self.prefix_cache),
         }
 
 

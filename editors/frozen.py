@@ -148,7 +148,7 @@ class FrozenLM(nn.Module):
 
     def keep_prefixes(self, cache: PrefixCache) -> None:
         """Keep what `prefix` computes, and look it up when a text comes again."""
-        self._prefix.store = cache.open(self.model, self.prefix_depth)
+        self._prefix.store = PrefixStore(cache, self.model, self.prefix_depth) if self.prefix_depth else None
 
     @property
     def prefix_store(self) -> PrefixStore | None:

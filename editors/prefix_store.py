@@ -27,8 +27,11 @@ _BYTES = 1_000_000
 class PrefixCache:
     """Where hidden states of the frozen prefix are kept, so that a text is read once and not in every epoch.
 
+    A text's states differ in the last digit with the texts it was read with. So with a cache a resumed run is equal to
+    one that nothing cut off to rounding, and not bit for bit.
+
     Args:
-        megabytes: most that is kept, in memory or in `folder`; 0 switches it off. What came first stays.
+        megabytes: most that is kept, in memory or in `folder`; what came first stays.
         folder: keep them in files here, mapped into memory, for later runs and other processes too; `None` for memory.
         dtype: "model" keeps the states as they are; "bfloat16" halves those of a float32 model and rounds them.
     """
@@ -38,12 +41,10 @@ class PrefixCache:
     dtype: Literal["model", "bfloat16"] = "model"
 
     def __post_init__(self) -> None:
-        if self.megabytes < 0:
-            raise EditorError(f"prefix_cache.megabytes must be at least 0 (0 switches it off), got {self.megabytes}")
-
-    def open(self, model: PreTrainedModel, depth: int) -> PrefixStore | None:
-        """The store for the first `depth` blocks of `model`; `None` where there is nothing to keep."""
-        return PrefixStore(self, model, depth) if self.megabytes and depth else None
+        if self.megabytes < 1:
+            raise EditorError(
+                f"prefix_cache.megabytes must be at least 1, got {self.megabytes}; prefix_cache: null switches it off"
+            )
 
 
 class PrefixStore:

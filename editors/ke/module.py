@@ -43,7 +43,7 @@ class KE(Editor):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
-        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next.
+        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next; `None` for nowhere.
 
     Raises:
         EditorError: `smoothing` is not in [0, 1).
@@ -68,7 +68,7 @@ class KE(Editor):
         lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
-        prefix_cache: PrefixCache = PrefixCache(),  # noqa: B008 - frozen
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         super().__init__(
             base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache

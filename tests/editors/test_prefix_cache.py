@@ -40,7 +40,7 @@ RECORDS = [
 ]
 
 
-def editor(kind: str, world: TinyWorld, cache: PrefixCache) -> Editor:
+def editor(kind: str, world: TinyWorld, cache: PrefixCache | None) -> Editor:
     torch.manual_seed(0)
     made = EDITORS[kind](BaseModelConfig(str(world.model), dtype="float32", num_blocks=2), cache)
     made.configure_model()
@@ -71,7 +71,7 @@ def step(editor: Editor, batch: EditBatch) -> tuple[list[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("kind", EDITORS)
 def test_losses_and_gradients_are_those_without(kind: str, where: str, tiny_world: TinyWorld, tmp_path: Path) -> None:
     folder = str(tmp_path) if where == "folder" else None
-    plain = editor(kind, tiny_world, PrefixCache(megabytes=0))
+    plain = editor(kind, tiny_world, None)
     cached = editor(kind, tiny_world, PrefixCache(folder=folder))
     store = cached.frozen.prefix_store
     assert store is not None
@@ -84,7 +84,7 @@ def test_losses_and_gradients_are_those_without(kind: str, where: str, tiny_worl
 
 @pytest.mark.parametrize("kind", EDITORS)
 def test_validation_scores_are_those_without(kind: str, tiny_world: TinyWorld) -> None:
-    def scores(cache: PrefixCache) -> list[dict[str, float]]:
+    def scores(cache: PrefixCache | None) -> list[dict[str, float]]:
         made = editor(kind, tiny_world, cache).eval()
         episodes = EvaluationEpisodes(RECORDS, EpisodeCollator(made.text_encoder, 64, "right"), {})
         found = []
@@ -96,7 +96,7 @@ def test_validation_scores_are_those_without(kind: str, tiny_world: TinyWorld) -
         assert store is None or store.hits >= store.misses
         return found
 
-    for cached, plain in zip(scores(PrefixCache()), scores(PrefixCache(megabytes=0)), strict=True):
+    for cached, plain in zip(scores(PrefixCache()), scores(None), strict=True):
         assert cached == pytest.approx(plain, abs=1e-6)
 
 

@@ -22,9 +22,7 @@ def states(ids: tuple[int, ...]) -> Tensor:
 
 
 def opened(settings: PrefixCache, architecture: str = "llama", seed: int = 0, depth: int = DEPTH) -> PrefixStore:
-    store = settings.open(tiny_model(architecture, seed), depth)
-    assert store is not None
-    return store
+    return PrefixStore(settings, tiny_model(architecture, seed), depth)
 
 
 @pytest.fixture(params=["memory", "folder"])
@@ -136,8 +134,6 @@ def test_several_processes_write_to_one_folder(tmp_path: Path) -> None:
         assert torch.equal(found, states(ids))
 
 
-def test_it_can_be_switched_off() -> None:
-    assert PrefixCache(megabytes=0).open(tiny_model("llama"), DEPTH) is None
-    assert PrefixCache().open(tiny_model("llama"), 0) is None
-    with pytest.raises(EditorError, match=r"prefix_cache\.megabytes .* got -1"):
-        PrefixCache(megabytes=-1)
+def test_room_for_nothing_is_refused() -> None:
+    with pytest.raises(EditorError, match=r"prefix_cache\.megabytes must be at least 1, got 0; .* null"):
+        PrefixCache(megabytes=0)
