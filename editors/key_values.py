@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,9 @@ class KeyValues:
 
 def text_in_cache(cache: DynamicCache, row: int, tokens: slice | Tensor) -> Tensor:
     """`[L, 2, H, T, d]` what `cache` holds of the chosen tokens of a row, in those blocks that have run."""
-    layers = [layer for layer in cache.layers if layer.is_initialized]
-    return torch.stack([torch.stack([layer.keys[row], layer.values[row]])[:, :, tokens] for layer in layers])
+    layers: Sequence[Any] = cache.layers  # of their many types, ours have keys and values
+    ran = [layer for layer in layers if layer.is_initialized]
+    return torch.stack([torch.stack([layer.keys[row], layer.values[row]])[:, :, tokens] for layer in ran])
 
 
 def as_cache(texts: Sequence[Tensor]) -> DynamicCache:
