@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from editors.errors import EditorError
+from editors.errors import EditorError, UsageError
 
 _PLACE = re.compile(r'Parser key "([^"]+)"|Problem with given class_path \'([^\']+)\'')
 _UNKNOWN = re.compile(
@@ -35,7 +35,7 @@ _MISSING = re.compile(
 )
 
 
-class ConfigurationError(EditorError):
+class ConfigurationError(UsageError):
     """A key or value of the configuration is not accepted."""
 
 
@@ -61,14 +61,14 @@ def own_error(error: BaseException) -> EditorError | None:
     return found
 
 
-def missing_package(error: BaseException) -> ConfigurationError | None:
+def missing_package(error: BaseException) -> EditorError | None:
     """What to install, where `error` says that a class of the configuration needs a package that is not there."""
     match = _MISSING.search(str(error))
     if match is None:
         return None
     user = f"{match['user']}: " if match["user"] else ""
     package = match["package"]
-    return ConfigurationError(f"{user}Python package {package!r} is not installed; pip install {package}")
+    return EditorError(f"{user}Python package {package!r} is not installed; pip install {package}")
 
 
 def short_message(message: str, options: Iterable[str] = ()) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from editors.requests import EditRequest
@@ -32,18 +32,23 @@ def normalised(text: str) -> str:
 
 
 def find_conflicts(requests: Iterable[EditRequest]) -> list[Conflict]:
-    """Questions (subject and relation in one text) asked more than once with different targets.
+    """Facts that different targets are asked for.
 
-    Two requests ask the same if their normalised prompts are equal; a paraphrase is not recognised.
+    Two requests are about the same fact if their normalised prompts are equal, or if both name subject and relation and
+    these are. A paraphrase is not recognised otherwise.
     """
-    asked: dict[str, list[EditRequest]] = {}
+    same: dict[tuple[str, ...], list[EditRequest]] = {}
     for request in requests:
-        asked.setdefault(normalised(request.prompt), []).append(request)
-    found = []
-    for same in asked.values():
-        targets: dict[str, str] = {}
-        for request in same:
-            targets.setdefault(normalised(request.target), request.target)
-        if len(targets) > 1:
-            found.append(Conflict(same[0].prompt, tuple(targets.values())))
-    return found
+        same.setdefault((normalised(request.prompt),), []).append(request)
+        if request.subject is not None and request.relation is not None:
+            same.setdefault((normalised(request.subject), normalised(request.relation)), []).append(request)
+    # Requests of one wording that also name their fact are found twice.
+    return list(dict.fromkeys(conflict for group in same.values() if (conflict := _conflict(group)) is not None))
+
+
+def _conflict(same: Sequence[EditRequest]) -> Conflict | None:
+    """The different answers to one question, if there are any."""
+    targets: dict[str, str] = {}
+    for request in same:
+        targets.setdefault(normalised(request.target), request.target)
+    return Conflict(same[0].prompt, tuple(targets.values())) if len(targets) > 1 else None

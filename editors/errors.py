@@ -5,6 +5,10 @@ class EditorError(ValueError):
     """Base of every error a user can cause and mend. A `ValueError`, so that generic handlers keep working."""
 
 
+class UsageError(EditorError):
+    """The command line or a configuration asks for what does not exist, or leaves out what is needed."""
+
+
 class SiteError(EditorError):
     """An edit site was asked for that the base model does not have, or that is not a linear layer."""
 

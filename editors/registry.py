@@ -20,6 +20,7 @@ class EditorEntry:
         module: module of the Lightning module.
         module_class: its class.
         low_rank: whether its edits are weight updates in factors, which can be merged.
+        paper: what to cite: authors, title, venue, address.
     """
 
     network: str
@@ -28,6 +29,7 @@ class EditorEntry:
     module: str
     module_class: str
     low_rank: bool = True
+    paper: str | None = None
 
     def load_network(self) -> tuple[Any, Any]:
         """The network class and its configuration class (torch and transformers only)."""
@@ -40,10 +42,33 @@ class EditorEntry:
 
 
 EDITORS: dict[str, EditorEntry] = {
-    "ke": EditorEntry("editors.ke.network", "KENetwork", "KEShape", "editors.ke.module", "KE"),
-    "mend": EditorEntry("editors.mend.network", "MENDNetwork", "MENDConfig", "editors.mend.module", "MEND"),
+    "ke": EditorEntry(
+        "editors.ke.network",
+        "KENetwork",
+        "KEShape",
+        "editors.ke.module",
+        "KE",
+        paper="N. De Cao, W. Aziz, I. Titov: *Editing Factual Knowledge in Language Models*, EMNLP 2021, "
+        "https://arxiv.org/abs/2104.08164",
+    ),
+    "mend": EditorEntry(
+        "editors.mend.network",
+        "MENDNetwork",
+        "MENDConfig",
+        "editors.mend.module",
+        "MEND",
+        paper="E. Mitchell, C. Lin, A. Bosselut, C. Finn, C. D. Manning: *Fast Model Editing at Scale*, ICLR 2022, "
+        "https://arxiv.org/abs/2110.11309",
+    ),
     "serac": EditorEntry(
-        "editors.serac.network", "SERACNetwork", "SERACConfig", "editors.serac.module", "SERAC", low_rank=False
+        "editors.serac.network",
+        "SERACNetwork",
+        "SERACConfig",
+        "editors.serac.module",
+        "SERAC",
+        low_rank=False,
+        paper="E. Mitchell, C. Lin, A. Bosselut, C. D. Manning, C. Finn: *Memory-Based Model Editing at Scale*, ICML "
+        "2022, https://arxiv.org/abs/2206.06520",
     ),
 }
 

@@ -50,8 +50,8 @@ class BadRow:
 def read_request_rows(path: str | Path) -> Iterator[RequestRow | BadRow]:
     """The rows of a `.jsonl` file, or of a JSON file with a list.
 
-    A row is an object with `prompt` and `target` (or `target_new`), and optionally `rephrases` (texts) and `locality`
-    (objects with `prompt` and `answer`). Other fields are ignored.
+    A row is an object with `prompt` and `target` (or `target_new`), and optionally `subject` and `relation` (texts),
+    `rephrases` (texts) and `locality` (objects with `prompt` and `answer`). Other fields are ignored.
 
     Raises:
         DataError: the file cannot be read, or is no list.
@@ -84,7 +84,8 @@ def _row(number: int, values: Any) -> RequestRow | BadRow:
     try:
         if not isinstance(values, dict):
             raise DataError(f"a request is an object with prompt and target, got {type(values).__name__}")
-        request = EditRequest(values.get("prompt"), values.get("target", values.get("target_new")))  # type: ignore[arg-type]
+        target = values.get("target", values.get("target_new"))
+        request = EditRequest(values.get("prompt"), target, values.get("subject"), values.get("relation"))  # type: ignore[arg-type]
         rephrases = tuple(_text(text, "rephrases") for text in _list(values, "rephrases"))
         locality = tuple(_question(question) for question in _list(values, "locality"))
     except EditorError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from editors.errors import EditorError
 
@@ -14,16 +14,26 @@ class EditRequest:
     Args:
         prompt: a question or cloze whose answer has to change ("What is the capital of France?").
         target: the answer the edited model must give ("Cairo").
+        subject: what the fact is about ("France"); with `relation` it tells that two differently worded requests are
+            about the same fact. Nothing else uses them.
+        relation: what is said of the subject ("capital").
 
     Raises:
-        EditorError: a text is missing, blank, or not a string.
+        EditorError: a text is missing, blank, or not a string, or there is a subject without a relation.
     """
 
     prompt: str
     target: str
+    subject: str | None = None
+    relation: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "target"):
+        fact = () if (self.subject, self.relation) == (None, None) else ("subject", "relation")
+        for name in ("prompt", "target", *fact):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise EditorError(f"EditRequest.{name} must be a non-empty text, got {value!r}")
+
+    def texts(self) -> dict[str, str]:
+        """The fields that are given, by name; `EditRequest(**texts)` is this request."""
+        return {name: text for name, text in asdict(self).items() if text is not None}

@@ -28,6 +28,8 @@ def add(commands: Any) -> None:
     parser.add_argument("artifact", help="folder of an exported editor")
     parser.add_argument("--prompt", required=True, help="the question whose answer has to change")
     parser.add_argument("--target", required=True, help="the new answer")
+    for name in ("subject", "relation"):
+        parser.add_argument(f"--{name}", help=f"the fact's {name}, kept with the edit: compose tells conflicts by them")
     parser.add_argument("--ask", action="append", default=[], help="another question to show; may be repeated")
     add_base_model_options(parser)
     add_device_option(parser)
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edit."""
     if options.save:
         require_no_folder(options.save)
-    request = EditRequest(options.prompt, options.target)
+    request = EditRequest(options.prompt, options.target, options.subject, options.relation)
     require_device(options.device)
     editor = load_editor(options.artifact).to(options.device)
     source = chosen_base_model(options, editor.base_model)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import csv
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from editors.base_model import load_base_model, load_tokenizer
-from editors.batch import BatchEditor, DoneRow
+from editors.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
+from editors.commands.journal import ROWS, Journal, journal, require_journal_folder
 from editors.commands.options import (
     add_base_model_options,
     add_device_option,
@@ -24,14 +25,14 @@ from editors.commands.options import (
     chosen_base_model,
     require_device,
 )
-from editors.errors import ArtifactError
+from editors.exit_codes import ExitCode
 from editors.export.artifact import LoadedEditor, load_editor
-from editors.files import require_new_folder, save_json
+from editors.files import replacing, save_json
 from editors.hashing import file_hash
 from editors.request_files import BadRow, read_request_rows
 
-SOME_BAD = 3
-_ROWS, _REPORT, _EDITS = "rows.jsonl", "report.json", "edits"
+_REPORT, _TABLE, _EDITS = "report.json", "rows.csv", "edits"
+_SCORES = (RELIABILITY, f"before/{RELIABILITY}", GENERALITY, f"before/{GENERALITY}", LOCALITY)
 
 
 def add(commands: Any) -> None:
@@ -40,6 +41,9 @@ def add(commands: Any) -> None:
     parser.add_argument("artifact", help="folder of an exported editor")
     parser.add_argument("requests", help=".jsonl file with a request in each line, or .json file with a list")
     add_output_option(parser)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the batch in the output folder, if one was begun there"
+    )
     parser.add_argument("--save-edits", action="store_true", help="also write each edit, to edits/ROW.safetensors")
     parser.add_argument("--batch-size", type=_batch_size, default=16, help="edits made at once (default: %(default)s)")
     add_base_model_options(parser)
@@ -49,28 +53,49 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edits. A row is on disk before the next batch begins, so what was done survives whatever happens."""
-    output = Path(options.output)
-    require_new_folder(output)
+    output, requests = Path(options.output), Path(options.requests)
+    require_journal_folder(output, resume=options.resume)
     require_device(options.device)
     editor = load_editor(options.artifact).to(options.device)
-    total = sum(1 for _ in read_request_rows(options.requests))
+    total = sum(1 for _ in read_request_rows(requests))
+    with journal(output, _facts(options), resume=options.resume) as lines:
+        summary = _Summary(lines.read())
+        if summary.rows < total:
+            for line in _new_lines(options, editor, lines, total):
+                summary.add(line)
+        _save_table(lines.read(), output / _TABLE)
+    save_json(summary.report(editor, requests), output / _REPORT)
+    summary.show(console, output)
+    return ExitCode.SOME_BAD if summary.bad else ExitCode.DONE
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same when a batch is resumed."""
+    return {
+        "editor": file_hash(Path(options.artifact) / "model.safetensors"),
+        "requests": file_hash(Path(options.requests)),
+        "save_edits": options.save_edits,
+    }
+
+
+def _new_lines(
+    options: argparse.Namespace, editor: LoadedEditor, lines: Journal, total: int
+) -> Iterator[dict[str, Any]]:
+    """Make the edits of the rows that the journal does not have, and write their lines."""
     source = chosen_base_model(options, editor.base_model)
     model = load_base_model(source).to(options.device)
     batch = BatchEditor(editor, model, load_tokenizer(source), options.batch_size)
-    summary = _Summary()
-    output.mkdir(parents=True, exist_ok=True)
-    with _created(output / _ROWS) as file, _progress(total) as progress:
-        for result in batch.run(read_request_rows(options.requests)):
+    done = set(lines.rows)
+    rows = (row for row in read_request_rows(options.requests) if row.number not in done)
+    with _progress(len(done), total) as progress:
+        for result in batch.run(rows):
+            # The edit first: a row with a line is a row with everything.
             if isinstance(result, DoneRow) and options.save_edits:
-                result.edit.save(output / _EDITS / f"{result.number}.safetensors")
-            file.write(json.dumps(_line(result), ensure_ascii=False) + "\n")
-            file.flush()
-            summary.add(result)
+                result.edit.save(Path(options.output) / _EDITS / f"{result.number}.safetensors")
+            line = _line(result)
+            lines.write(line)
             progress.advance(progress.task_ids[0])
-        os.fsync(file.fileno())
-    save_json(summary.report(editor, Path(options.requests)), output / _REPORT)
-    summary.show(console, output)
-    return SOME_BAD if summary.bad else 0
+            yield line
 
 
 def _batch_size(text: str) -> int:
@@ -80,19 +105,11 @@ def _batch_size(text: str) -> int:
     return int(text)
 
 
-def _created(path: Path) -> IO[str]:
-    """A new file; where another process made it a moment ago, that one goes on alone."""
-    try:
-        return path.open("x", encoding="utf-8")
-    except FileExistsError as error:
-        raise ArtifactError(f"{path} is being written by another process; name another folder") from error
-
-
-def _progress(total: int) -> Progress:
+def _progress(done: int, total: int) -> Progress:
     progress = Progress(
         TextColumn("editing"), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True
     )
-    progress.add_task("editing", total=total)
+    progress.add_task("editing", total=total, completed=done)
     return progress
 
 
@@ -105,23 +122,43 @@ def _line(result: DoneRow | BadRow) -> dict[str, Any]:
     return {**facts, "scores": result.scores, "seconds": round(result.seconds, 6)}
 
 
-class _Summary:
-    """Means over all rows."""
+def _save_table(lines: Iterable[dict[str, Any]], path: Path) -> None:
+    """The rows as a table for spreadsheets, all or nothing."""
+    columns = ["row", "status", "prompt", "target", *_SCORES, "seconds", "error"]
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table.writeheader()
+        table.writerows({**line, **line.get("scores", {})} for line in lines)
 
-    def __init__(self) -> None:
-        self.bad: list[BadRow] = []
+
+class _Summary:
+    """Means over all rows.
+
+    Args:
+        lines: what the journal has already.
+    """
+
+    def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
+        self.bad: list[dict[str, Any]] = []
         self._done = 0
         self._seconds = 0.0
         self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for line in lines:
+            self.add(line)
 
-    def add(self, result: DoneRow | BadRow) -> None:
+    @property
+    def rows(self) -> int:
+        """How many there are so far."""
+        return self._done + len(self.bad)
+
+    def add(self, line: dict[str, Any]) -> None:
         """Count a row."""
-        if isinstance(result, BadRow):
-            self.bad.append(result)
+        if line["status"] == "bad":
+            self.bad.append({"row": line["row"], "error": line["error"]})
             return
         self._done += 1
-        self._seconds += result.seconds
-        for name, value in result.scores.items():
+        self._seconds += line["seconds"]
+        for name, value in line["scores"].items():
             self._sums[name][0] += value
             self._sums[name][1] += 1
 
@@ -135,9 +172,9 @@ class _Summary:
             "base_model": editor.config.base_model,
             "base_weights": editor.config.base_weights,
             "requests": {"file": requests.name, "sha256": file_hash(requests)},
-            "rows": self._done + len(self.bad),
+            "rows": self.rows,
             "done": self._done,
-            "bad": [{"row": row.number, "error": row.error} for row in self.bad],
+            "bad": self.bad,
             "metrics": self._means(),
             "seconds_per_edit": self._seconds / self._done if self._done else None,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,5 +193,5 @@ class _Summary:
         if self._done:
             console.print(f"{1000 * self._seconds / self._done:.1f} ms for an edit")
         for row in self.bad[:10]:
-            console.print(Text(f"row {row.number}: {row.error}", style="red"))
-        console.print(Text(f"{self._done} done, {len(self.bad)} bad; all rows are in {output / _ROWS}"))
+            console.print(Text(f"row {row['row']}: {row['error']}", style="red"))
+        console.print(Text(f"{self._done} done, {len(self.bad)} bad; all rows are in {output / ROWS}"))

@@ -20,7 +20,7 @@ from editors.base_model import (
 )
 from editors.commands.options import add_base_model_options, add_output_option, chosen_base_model
 from editors.edits import LowRankEdit
-from editors.errors import EditorError
+from editors.errors import UsageError
 from editors.export.lora import save_lora
 from editors.export.merged import save_merged
 from editors.export.truncation import logit_error, truncate, truncation_error
@@ -46,7 +46,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Write the edit in another form.
 
     Raises:
-        EditorError: the edit does not fit the base model, or the options do not fit together.
+        EditorError: the edit does not fit the base model.
+        UsageError: the options do not fit together.
     """
     require_new_folder(options.output)
     edit = LowRankEdit.load(options.edit)
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     base = chosen_base_model(options, manifest.base)
     if options.to == "merged":
         if options.rank is not None:
-            raise EditorError("--rank is for --to lora: a merged model has no rank to save")
+            raise UsageError("--rank is for --to lora: a merged model has no rank to save")
         save_merged(options.output, edit, base)
         _say_rounding(options.output, console)
     elif options.rank is None:

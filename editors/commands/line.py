@@ -1,6 +1,6 @@
 """The command line: which commands there are, and how errors become exit codes.
 
-Exit codes: 0 all done; 1 an error, said in one line; 2 wrong usage; 3 some rows of a batch are bad, the others done.
+What exit codes mean is said in `editors.exit_codes`; argparse itself ends with 2.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from rich.text import Text
 
 from editors.commands import apply, batch, compose, convert, easyedit, inspect, undo
 from editors.errors import EditorError
+from editors.exit_codes import ExitCode
 
-ERROR = 1
 _COMMANDS = (apply, batch, compose, convert, undo, inspect, easyedit)
 
 
@@ -34,5 +34,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options, Console())
     except (EditorError, OSError) as error:
         Console(stderr=True).print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        return ERROR
+        return ExitCode.of(error)
     return code

@@ -259,7 +259,7 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
             "editor": self.config.editor,
             "base_model": self.config.base_model,
             "base_weights": self.config.base_weights,
-            "requests": [asdict(request) for request in requests],
+            "requests": [request.texts() for request in requests],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from editors.manifest import EditManifest
-from editors.registry import registered_editor
+from editors.registry import EDITORS, registered_editor
 
 _USAGE = """\
 ```python
@@ -45,7 +45,10 @@ def model_card(config: Mapping[str, Any]) -> str:
         f"- Edited layers: {', '.join(f'`{s}`' for s in config['site_widths'])}",
         "## Results\n\n" + _results(results),
         "## Use\n\n" + _USAGE.format(more=_MERGING if registered_editor(config["editor"]).low_rank else _REMEMBERING),
-        "## Licence\n\nThe editor: MIT. The base model and the data keep their own licences.",
+        "## Licence\n\nThe editor: MIT, unless who publishes it says otherwise here and at the top of this file. The "
+        f"base model `{base['name']}` and the data keep their own licences, which may limit what an editor trained "
+        "with them may be used for.",
+        _citation([config["editor"]]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -88,9 +91,17 @@ def edit_card(manifest: EditManifest, library: str, usage: str) -> str:
         f"- Edited layers: {', '.join(f'`{layer}`' for layer in manifest.layers)}",
         f"## Facts\n\n| question | new answer |\n|---|---|\n{rows}",
         "## Use\n\n" + usage,
-        "## Licence\n\nThe base model keeps its own licence.",
+        f"## Licence\n\nThe base model `{base['name']}` keeps its own licence, which holds for what is made of it too.",
+        _citation(str(edit["editor"]) for edit in manifest.edits),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _citation(editors: Iterable[str]) -> str:
+    """What to cite, each paper once; an editor that is not registered here has none."""
+    entries = [EDITORS[name] for name in dict.fromkeys(editors) if name in EDITORS]
+    papers = [f"- {entry.paper}" for entry in entries if entry.paper]
+    return "## Citation\n\n" + "\n".join([*papers, "- The software: hyperedit, as its `CITATION.cff` says"])
 
 
 def _base_model(base: Mapping[str, Any], weights: str) -> str:

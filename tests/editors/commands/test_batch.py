@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 from editors.base_model import load_base_model, load_tokenizer
 from editors.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
 from editors.commands import batch
+from editors.commands.journal import journal
 from editors.commands.line import main
 from editors.edits import LowRankEdit, low_rank
 from editors.errors import EditorError
@@ -20,6 +25,7 @@ from editors.request_files import BadRow, RequestRow
 from tests.editors.conftest import REQUESTS
 from tests.tiny_world import row
 
+ROOT = Path(__file__).parents[3]
 TOO_LONG = json.dumps({"prompt": "x " * 99, "target": "a"})
 BAD_LINES = ["{", '"text"', '{"prompt": "q"}', '{"prompt": "", "target": "a"}', TOO_LONG]
 
@@ -56,6 +62,10 @@ def test_good_rows_are_done_and_reported(artifact: Path, tmp_path: Path, capsys:
     assert {name.split("/")[0] for name in report["metrics"]} == {"before", "reliability", "generality", "locality"}
     assert report["seconds_per_edit"] > 0
     assert "5 done, 0 bad" in capsys.readouterr().out
+    table = list(csv.DictReader((tmp_path / "out/rows.csv").read_text().splitlines()))
+    assert [(int(line["row"]), float(line[RELIABILITY])) for line in table] == [
+        (line["row"], line["scores"][RELIABILITY]) for line in rows
+    ]
     saved = LowRankEdit.load(tmp_path / "out/edits/3.safetensors")
     assert saved.metadata["requests"] == [{"prompt": row(2)["src"], "target": row(2)["alt"]}]
 
@@ -67,6 +77,9 @@ def test_bad_rows_are_reported_by_number_and_the_others_done(
     assert run(artifact, write_requests(tmp_path / "r.jsonl", lines), tmp_path / "out") == 3
     rows = read_rows(tmp_path / "out")
     assert [line["status"] for line in rows] == ["done", *["bad"] * len(BAD_LINES), "done"]
+    table = list(csv.DictReader((tmp_path / "out/rows.csv").read_text().splitlines()))
+    assert [line["status"] for line in table] == [line["status"] for line in rows]
+    assert table[1]["error"] == rows[1]["error"]
     bad = json.loads((tmp_path / "out/report.json").read_text())["bad"]
     assert [entry["row"] for entry in bad] == [2, 3, 4, 5, 6]
     assert "tokens, but the base model's limit is " in bad[-1]["error"]
@@ -146,24 +159,132 @@ def test_existing_output_is_refused(artifact: Path, tmp_path: Path, capsys: pyte
     assert "exists already" in capsys.readouterr().err
 
 
-def test_second_writer_is_refused(tmp_path: Path) -> None:
-    with batch._created(tmp_path / "rows.jsonl"), pytest.raises(EditorError, match="written by another process"):
-        batch._created(tmp_path / "rows.jsonl")
+# --- going on --------------------------------------------------------------------------------------------------------
 
 
-def test_rows_done_before_a_crash_are_on_disk(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = write_requests(tmp_path / "r.jsonl", [request_row(number) for number in range(6)])
+def interrupt(monkeypatch: pytest.MonkeyPatch, at_batch: int) -> None:
+    """End the process (as far as a test can) when it begins this batch, counted from 1."""
     edited, calls = BatchEditor._edited, []
 
     def crash(self: BatchEditor, rows: Any) -> Any:
         calls.append(rows)
-        if len(calls) == 3:
+        if len(calls) == at_batch:
             raise KeyboardInterrupt
         return edited(self, rows)
 
     monkeypatch.setattr(BatchEditor, "_edited", crash)
-    with pytest.raises(KeyboardInterrupt):
-        run(artifact, requests, tmp_path / "out", "--batch-size=2")
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if name not in ("finished", "seconds", "seconds_per_edit")}
+
+
+def test_interrupted_batch_goes_on_and_loses_nothing(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[Any] = [request_row(0), "{", *(request_row(number) for number in range(1, 6))]
+    requests, more = write_requests(tmp_path / "r.jsonl", lines), ("--batch-size=2", "--save-edits")
+    assert run(artifact, requests, tmp_path / "whole", *more) == 3
+    with monkeypatch.context() as patch:
+        interrupt(patch, at_batch=3)
+        with pytest.raises(KeyboardInterrupt):
+            run(artifact, requests, tmp_path / "parts", *more)
+    assert [line["row"] for line in read_rows(tmp_path / "parts")] == [1, 2, 3, 4, 5]
+    with (tmp_path / "parts/rows.jsonl").open("a") as file:
+        file.write('{"row": 6, "status": "do')  # as a kill in the middle of writing leaves it
+    assert run(artifact, requests, tmp_path / "parts", *more, "--resume") == 3
+    whole, parts = (list(map(without_times, read_rows(tmp_path / name))) for name in ("whole", "parts"))
+    assert parts == whole
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "parts")]
+    assert without_times(reports[1]) == without_times(reports[0])
+    assert sorted(path.name for path in (tmp_path / "parts/edits").iterdir()) == sorted(
+        f"{number}.safetensors" for number in (1, 3, 4, 5, 6, 7)
+    )
+
+
+def test_finished_batch_is_only_reported_again(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And `--resume` begins a batch where there is none, so that a pipeline can always say it."""
+    requests = write_requests(tmp_path / "r.jsonl", [request_row(0)])
+    assert run(artifact, requests, tmp_path / "out", "--resume") == 0
+    rows = read_rows(tmp_path / "out")
+    (tmp_path / "out/report.json").unlink()
+    monkeypatch.setattr(batch, "load_base_model", None)
+    assert run(artifact, requests, tmp_path / "out", "--resume") == 0
+    assert read_rows(tmp_path / "out") == rows
+    assert json.loads((tmp_path / "out/report.json").read_text())["done"] == 1
+
+
+def test_batch_that_cannot_begin_leaves_no_batch(artifact: Path, tmp_path: Path) -> None:
+    requests = write_requests(tmp_path / "r.jsonl", [request_row(0)])
+    assert run(artifact, requests, tmp_path / "out", "--model=./no/such/model") == 1
+    assert run(artifact, requests, tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize(
+    ("begun", "resume", "message"),
+    [
+        ({"editor": "a", "requests": "b"}, True, None),
+        ({"editor": "a", "requests": "b"}, False, "--resume goes on with the batch there"),
+        ({"editor": "x", "requests": "b"}, True, "begun with different editor: it cannot be resumed"),
+        ({"editor": "x", "requests": "y"}, True, "begun with different editor and requests: it cannot"),
+        ({"requests": "b"}, True, "is damaged"),
+        ([], True, "is damaged"),
+    ],
+)
+def test_only_the_same_batch_is_resumed(begun: Any, resume: bool, message: str | None, tmp_path: Path) -> None:
+    (tmp_path / "batch.json").write_text(json.dumps(begun))
+    (tmp_path / "rows.jsonl").write_text('{"row": 4}\n')
+    facts = {"editor": "a", "requests": "b"}
+    if message is None:
+        with journal(tmp_path, facts, resume=resume) as lines:
+            assert lines.rows == [4]
+    else:
+        with pytest.raises(EditorError, match=message), journal(tmp_path, facts, resume=resume):
+            pass
+    assert (tmp_path / "rows.jsonl").read_text() == '{"row": 4}\n'
+
+
+@pytest.mark.parametrize("content", ["x\n", "[]\n", '{"rows": 1}\n'])
+def test_damaged_journal_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "batch.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(EditorError, match=r"rows\.jsonl is damaged"), journal(tmp_path, {}, resume=True):
+        pass
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_second_writer_is_refused(resume: bool, tmp_path: Path) -> None:
+    with (
+        journal(tmp_path / "out", {}, resume=False) as lines,
+        pytest.raises(EditorError, match="written by another process"),
+        journal(tmp_path / "out", {}, resume=resume),
+    ):
+        pass
+    assert lines.rows == []
+
+
+@pytest.mark.slow
+def test_batch_killed_in_a_process_of_its_own_goes_on(artifact: Path, tmp_path: Path) -> None:
+    requests = write_requests(tmp_path / "r.jsonl", [request_row(number) for number in range(4)])
+    script = """
+import os, signal, sys
+from editors.batch import BatchEditor
+from editors.commands.line import main
+
+edited, calls = BatchEditor._edited, []
+def kill(self, rows):
+    calls.append(rows)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return edited(self, rows)
+BatchEditor._edited = kill
+main(sys.argv[1:])
+"""
+    arguments = ["batch", str(artifact), str(requests), f"--output={tmp_path / 'out'}", "--batch-size=2"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [line["row"] for line in read_rows(tmp_path / "out")] == [1, 2]
+    assert main([*arguments, "--resume"]) == 0
     assert [line["row"] for line in read_rows(tmp_path / "out")] == [1, 2, 3, 4]
 
 

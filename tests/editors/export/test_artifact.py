@@ -292,6 +292,10 @@ def test_card_has_base_model_metrics_and_facts(artifact: Path, editor: MEND) -> 
     assert "- seed: `7`" in card
     for site in editor.frozen.sites:
         assert f"`{site}`" in card
+    licence, citation = card.split("## Licence\n")[1].split("## Citation\n")
+    assert f"The base model `{editor.base_model.name}` and the data keep their own licences" in licence
+    assert "Fast Model Editing at Scale" in citation
+    assert "CITATION.cff" in citation
 
 
 def test_card_without_metrics_says_so(editor: MEND, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_configuration_and_manifest_say_what_the_adapter_fits(tmp_path: Path) ->
     card = (folder / "README.md").read_text()
     assert "base_model: tiny\n" in card
     assert "| What is the capital \\| of Beldor? | Lume |" in card
+    assert card.count("Fast Model Editing at Scale") == 1
 
 
 @pytest.mark.parametrize(
