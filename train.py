@@ -18,7 +18,7 @@ try:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from callbacks.checkpoint_io import AtomicCheckpointIO
-    from callbacks.export import export_artifact
+    from callbacks.export import EditorForm, export_editor, require_form
     from callbacks.provenance import run_facts
     from callbacks.results import stage_metrics
     from callbacks.run_config import RunConfig
@@ -27,7 +27,8 @@ try:
     from configs.errors import ShortErrorParser, missing_package, own_error
     from datamodules import EditDataModule
     from editors.base import Editor
-    from editors.errors import EditorError
+    from editors.errors import EditorError, UsageError
+    from editors.exit_codes import ExitCode
     from editors.files import require_new_folder
     from editors.registry import EDITORS
 except ModuleNotFoundError as missing:
@@ -37,7 +38,7 @@ except ModuleNotFoundError as missing:
     sys.stderr.write(
         f"error: Python package {missing.name!r} is not installed; training needs: pip install 'hyperedit[train]'\n"
     )
-    raise SystemExit(2) from None
+    raise SystemExit(1) from None
 
 
 # What Lightning calls them, and its short names for them.
@@ -53,19 +54,25 @@ class EditTrainer(Trainer):
         output: str,
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | None = None,
+        format: EditorForm = "artifact",  # noqa: A002 - the name of the option
+        model_name: str | None = None,
     ) -> Path:
-        """Write a trained editor as an artifact.
+        """Write a trained editor as an artifact, or for EasyEdit.
 
         Args:
             model: the editor.
             output: folder to write; must not exist, or be empty.
             datamodule: validates the editor, so that its card has metrics.
             ckpt_path: checkpoint to export; "last" takes the newest of this configuration's runs.
+            format: "artifact", or "easyedit" for an archive that EasyEdit loads. "lora" and "merged" are forms of a
+                single edit; the error says which command writes them.
+            model_name: folder or Hub id of the base model for EasyEdit; by default as in training.
         """
         require_new_folder(output)  # before the validation, which takes minutes
+        require_form(model, format, model_name)
         self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path)
         results = {"metrics": stage_metrics(self, "val"), **run_facts(self, model)}
-        return export_artifact(model, Path(output), results)
+        return export_editor(model, Path(output), results, format, model_name)
 
 
 class EditorCLI(LightningCLI):
@@ -105,10 +112,11 @@ class EditorCLI(LightningCLI):
         """The checkpoint that `--ckpt_path` means.
 
         Raises:
-            EditorError: there is no such checkpoint, or none is named where only a trained editor makes sense.
+            EditorError: there is no such checkpoint.
+            UsageError: none is named where only a trained editor makes sense.
         """
         if path is None and self.subcommand != "fit":
-            raise EditorError(
+            raise UsageError(
                 f"{self.subcommand} needs a trained editor: give --ckpt_path FILE, or --ckpt_path last for the newest "
                 f"run in {root}"
             )
@@ -149,10 +157,10 @@ def _require_float32_network(precision: str | int | None) -> None:
     """Refuse a precision in which Lightning casts the whole module: the hypernetwork computes in float32 only.
 
     Raises:
-        EditorError: it is one of those.
+        UsageError: it is one of those.
     """
     if precision is not None and str(precision) not in _PRECISIONS:
-        raise EditorError(
+        raise UsageError(
             f"trainer.precision {precision!r} would cast the hypernetwork, which must stay in float32; use 32-true, "
             "bf16-mixed or 16-mixed. What sets the type of the frozen weights is model.base_model.dtype."
         )
@@ -162,10 +170,10 @@ def _require_own_batches(overfit_batches: float) -> None:
     """Refuse Lightning's way of training on few records: it replaces the sampler that forms the batches.
 
     Raises:
-        EditorError: it is asked for.
+        UsageError: it is asked for.
     """
     if overfit_batches:
-        raise EditorError(
+        raise UsageError(
             f"trainer.overfit_batches {overfit_batches!r} cannot be used (allowed: 0): episodes need their own "
             "sampler. To train on few records give a small file, or a source's limit, in data.train; to shorten an "
             "epoch use --trainer.limit_train_batches."
@@ -219,8 +227,8 @@ def command_line() -> int:
     except EditorError as error:
         message = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True).print(message, soft_wrap=True)
-        return 2
-    return 0
+        return ExitCode.of(error)
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`ExportArtifact`: write the trained editor as an artifact when training ends."""
+"""`ExportArtifact`: write the trained editor when training ends; and the forms that `train.py export` writes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -11,7 +11,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
 from editors.base import Editor
-from editors.export.artifact import ArtifactConfig, save_artifact
+from editors.errors import UsageError
+from editors.export.artifact import ArtifactConfig, LoadedEditor, save_artifact
+from editors.export.easyedit import require_easyedit, require_mend, save_easyedit
+from editors.export.easyedit_serac import require_serac
+from editors.mend.module import MEND
+from editors.serac.module import SERAC
+
+EditorForm = Literal["artifact", "easyedit", "lora", "merged"]
 
 
 class ExportArtifact(Callback):
@@ -53,7 +60,49 @@ def export_artifact(editor: Editor, folder: Path, results: dict[str, Any]) -> Pa
         folder: where to; must not exist, or be empty.
         results: metrics and the facts that belong to them.
     """
-    config = ArtifactConfig(
+    return save_artifact(folder, _artifact_config(editor, results), editor.network)
+
+
+def require_form(editor: Editor, form: EditorForm, model_name: str | None) -> None:
+    """Check, before the editor is scored and even loaded, that it can be written in this form.
+
+    Args:
+        editor: the editor.
+        form: what to write.
+        model_name: the base model for EasyEdit; by default as in training.
+
+    Raises:
+        ArtifactError: EasyEdit cannot use this editor.
+        UsageError: the form is one of a single edit, or `model_name` is given for another form.
+    """
+    if form in ("lora", "merged"):
+        raise UsageError(
+            f"--format {form} is a form of one edit, and an editor makes many. Export the editor as an artifact, make "
+            "the edit with `python -m editors apply ARTIFACT --prompt … --target … --save EDIT.safetensors`, and write "
+            f"it with `python -m editors convert EDIT.safetensors --to {form} --output FOLDER`"
+        )
+    if form == "easyedit":
+        model_name = model_name or editor.base_model.name
+        require_easyedit(editor.registered_name, model_name)
+        if isinstance(editor, MEND):
+            require_mend(editor.mend, editor.base_model)
+        if isinstance(editor, SERAC):
+            require_serac(editor.serac, model_name)
+    elif model_name is not None:
+        raise UsageError("--model_name is for --format easyedit: an artifact names the base model as in training")
+
+
+def export_editor(
+    editor: Editor, folder: Path, results: dict[str, Any], form: EditorForm, model_name: str | None
+) -> Path:
+    """Write the editor in a form that `require_form` accepts; arguments are those of it and of `export_artifact`."""
+    if form == "easyedit":
+        return save_easyedit(folder, LoadedEditor(_artifact_config(editor, results), editor.network), model_name)
+    return export_artifact(editor, folder, results)
+
+
+def _artifact_config(editor: Editor, results: dict[str, Any]) -> ArtifactConfig:
+    return ArtifactConfig(
         editor=editor.registered_name,
         editor_config=editor.network_config(),
         base_model=editor.base_model_dict(),
@@ -62,4 +111,3 @@ def export_artifact(editor: Editor, folder: Path, results: dict[str, Any]) -> Pa
         site_widths={site: list(widths) for site, widths in editor.frozen.site_widths().items()},
         results=results,
     )
-    return save_artifact(folder, config, editor.network)

@@ -16,7 +16,7 @@ from rich.text import Text
 from editors.edits import LowRankEdit
 from editors.errors import ArtifactError
 from editors.export.artifact import load_editor
-from editors.export.easyedit import read_archive
+from editors.export.easyedit_archive import read_archive
 from editors.manifest import FILE, EditManifest
 from editors.serac.memory import EditMemory
 
@@ -122,10 +122,11 @@ def _manifest_facts(manifest: EditManifest) -> dict[str, Any]:
 
 
 def _archive_facts(path: Path) -> dict[str, Any]:
-    tensors = read_archive(path)
+    method, tensors = read_archive(path)
+    layers = {"edited layers": len(tensors["edit_lrs"])} if method == "MEND" else {}
     return {
-        "kind": "MEND archive of EasyEdit",
-        "edited layers": len(tensors["edit_lrs"]),
+        "kind": f"{method} archive of EasyEdit",
+        **layers,
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "needs": "its YAML file and its base model; `python -m editors import` makes an artifact of it",

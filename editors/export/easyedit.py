@@ -1,14 +1,13 @@
-"""MEND to EasyEdit and back: an artifact as an archive that EasyEdit applies, an archive of EasyEdit as an artifact.
+"""MEND and SERAC to EasyEdit and back: an artifact as an archive that EasyEdit applies, and an archive as an artifact.
 
 What was agreed on is EasyEdit's format at commit 14cea82. An archive that is imported is never unpickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,91 +15,83 @@ from torch import Tensor
 from editors.base_model import BaseModelConfig, load_base_model, weights_hash
 from editors.errors import ArtifactError
 from editors.export.artifact import ArtifactConfig, LoadedEditor, save_artifact
-from editors.export.easyedit_hparams import FAMILIES, EasyEditSettings, hparams_text, read_hparams
+from editors.export.easyedit_archive import read_archive
+from editors.export.easyedit_hparams import FAMILIES, EasyEditSettings, hparams_text, mend_settings, read_yaml
 from editors.export.easyedit_names import from_easyedit, to_easyedit
-from editors.export.inert_pickle import PickledTensor, TorchArchive
+from editors.export.easyedit_page import page
+from editors.export.easyedit_serac import COUNTERFACTUAL, ENCODER, require_serac, serac_network, write_serac
+from editors.export.easyedit_serac_hparams import SERACSettings, serac_hparams_text, serac_settings
 from editors.files import new_folder, require_new_folder, save_text
 from editors.frozen import FrozenLM
 from editors.hashing import file_hash
-from editors.mend.network import MENDNetwork
+from editors.mend.network import MENDConfig, MENDNetwork
 from editors.normaliser import RunningNormaliser
+from editors.serac.network import SERACNetwork
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ARCHIVE, _HPARAMS = "archive.pt", "hparams.yaml"
 _REFUSED = {
-    "ke": "EasyEdit has had no KE since August 2023. Make the edit with hyperedit and export it: "
-    "python -m editors convert EDIT --to merged gives a model that loads anywhere",
-    "serac": "archives of SERAC cannot be written yet, only those of MEND",
+    "ke": "EasyEdit has had no KE since August 2023. A model with one edit in it loads anywhere: "
+    "python -m editors export ARTIFACT --prompt … --target … --output FOLDER",
 }
-_README = """\
-# A MEND editor for EasyEdit
-
-`archive.pt` and `hparams.yaml`, written by hyperedit for EasyEdit (commit 14cea82).
-
-```python
-from easyeditor import BaseEditor, MENDHyperParams
-
-hparams = MENDHyperParams.from_hparams("{hparams}")
-editor = BaseEditor.from_hparams(hparams)
-metrics, model, _ = editor.edit(prompts=["…"], ground_truth=["…"], target_new=["…"], sequential_edit=True)
-```
-
-- `archive` and `model_name` in `hparams.yaml` are where things were on the machine that wrote it. `device` is `cpu`;
-  put the number of a GPU there to use one.
-- EasyEdit tells model families apart by the path of the model: keep one of {families} in it.
-- One process, one editor: a second `BaseEditor` in the same process goes on with the first one's.
-- EasyEdit takes the edit back after `edit()` unless `sequential_edit=True`.
-- EasyEdit tokenises differently (for Llama it counts the beginning-of-text token as part of the answer), so its edits
-  are not exactly those of hyperedit. Several facts edited at once share one mean loss there; here their edits add up.
-"""
+_OTHER_METHODS = {
+    "KE": "EasyEdit has had no KE since August 2023, and its archives from before cannot be read",
+    "MALMEN": "archives of MALMEN cannot be read, only those of MEND and SERAC",
+}
 
 
-def save_easyedit(folder: str | Path, editor: LoadedEditor, model_name: str | None = None) -> Path:
-    """Write a MEND editor as an archive for EasyEdit: `archive.pt`, `hparams.yaml` and a page on their use.
+def save_easyedit(
+    folder: str | Path, editor: LoadedEditor, model_name: str | None = None, base: BaseModelConfig | None = None
+) -> Path:
+    """Write a MEND or SERAC editor as an archive for EasyEdit: `archive.pt`, `hparams.yaml` and a page on their use.
+
+    SERAC's scope encoder and counterfactual model are beside them; of an adapter the latter is as large as the base
+    model.
 
     Args:
         folder: where to; must not exist, or be empty.
         editor: a trained editor.
-        model_name: folder or Hub id of the base model for EasyEdit; by default as in training.
+        model_name: folder or Hub id of the base model for EasyEdit; by default where it is now.
+        base: where the base model is now; by default as in training. It is loaded for SERAC only.
 
     Raises:
         ArtifactError: EasyEdit cannot use this editor or this model name, or the folder holds something already.
+        BaseModelError: the base model cannot be loaded.
     """
-    name = editor.config.editor
-    if not isinstance(editor.network, MENDNetwork):
-        raise ArtifactError(f"editor {name!r}: {_REFUSED.get(name, 'EasyEdit has no such method')}")
-    _require_same_loss(editor)
-    model_name = model_name or editor.base_model.name
-    _require_family(model_name)
-    _require_trained(editor.network)
-    archive = Path(folder).resolve() / _ARCHIVE
-    settings = EasyEditSettings(model_name, editor.network.sites, editor.network.config)
+    base = base or editor.base_model
+    model_name = model_name or base.name
+    require_easyedit(editor.config.editor, model_name)
     about = {"architecture": editor.config.architecture, "base_weights": editor.config.base_weights}
+    place = Path(folder).resolve()
     with new_folder(folder) as temporary:
-        torch.save({"model": {**to_easyedit(editor.network), "model_config": about}}, temporary / _ARCHIVE)
+        if isinstance(editor.network, SERACNetwork):
+            require_serac(editor.network.config, model_name)
+            tensors = write_serac(temporary, editor, base)
+        else:
+            tensors = _mend_tensors(editor)
+        torch.save({"model": {**tensors, "model_config": about}}, temporary / _ARCHIVE)
         torch.load(temporary / _ARCHIVE, weights_only=True)  # as EasyEdit's own files do not
-        save_text(hparams_text(settings, str(archive), editor.config.architecture), temporary / _HPARAMS)
-        page = _README.format(hparams=archive.with_name(_HPARAMS), families=", ".join(FAMILIES))
-        save_text(page, temporary / "README.md")
+        save_text(_settings_text(editor, model_name, place), temporary / _HPARAMS)
+        save_text(page(editor.config.editor, str(place / _HPARAMS)), temporary / "README.md")
     return Path(folder)
 
 
-def _require_family(model_name: str) -> None:
-    if model_name.endswith(".gguf") or not any(family in model_name.lower() for family in FAMILIES):
-        raise ArtifactError(
-            f"EasyEdit cannot load base model {model_name!r}: it wants a folder or Hub id with one of "
-            f"{', '.join(FAMILIES)} in its name. Save the base model to such a folder and name it (--model-name)"
-        )
+def require_mend(config: MENDConfig, base: BaseModelConfig) -> None:
+    """Check that EasyEdit reads the gradient that this editor was trained with.
 
+    Args:
+        config: shape of its network.
+        base: its base model.
 
-def _require_same_loss(editor: LoadedEditor) -> None:
-    """EasyEdit reads the gradient of the mean loss of the target's own tokens, and of nothing else."""
+    Raises:
+        ArtifactError: it reads the gradient of another loss: EasyEdit has the mean of the target's own tokens only.
+    """
     wrong = ""
-    if editor.network.config.answer_loss != "mean":
-        wrong = f"mend.answer_loss {editor.network.config.answer_loss!r} ('mean')"
-    elif editor.base_model.end_answers:
+    if config.answer_loss != "mean":
+        wrong = f"mend.answer_loss {config.answer_loss!r} ('mean')"
+    elif base.end_answers:
         wrong = "base_model.end_answers true (false)"
     if wrong:
         raise ArtifactError(
@@ -109,82 +100,132 @@ def _require_same_loss(editor: LoadedEditor) -> None:
         )
 
 
-def _require_trained(network: MENDNetwork) -> None:
-    """EasyEdit divides by the running deviations, which need two rows."""
+def _mend_tensors(editor: LoadedEditor) -> dict[str, Tensor]:
+    """The tensors of a MEND archive."""
+    network = editor.network
+    assert isinstance(network, MENDNetwork)
+    require_mend(network.config, editor.base_model)
     normalisers = [module for module in network.modules() if isinstance(module, RunningNormaliser)]
-    if any(int(normaliser.count) < 2 for normaliser in normalisers):
+    if any(int(normaliser.count) < 2 for normaliser in normalisers):  # EasyEdit divides by the deviations of its rows
         raise ArtifactError("this editor was never trained: its running statistics are undefined")
+    return to_easyedit(network)
+
+
+def _settings_text(editor: LoadedEditor, model_name: str, place: Path) -> str:
+    """The YAML text for the archive in the folder `place`."""
+    network, archive, architecture = editor.network, str(place / _ARCHIVE), editor.config.architecture
+    if isinstance(network, SERACNetwork):
+        parts = (str(place / name) for name in (COUNTERFACTUAL, ENCODER))
+        serac = SERACSettings(model_name, *parts, network.config.distance, network.config.routing)
+        return serac_hparams_text(serac, archive, architecture)
+    assert isinstance(network, MENDNetwork)
+    return hparams_text(EasyEditSettings(model_name, network.sites, network.config), archive, architecture)
+
+
+def require_easyedit(editor: str, model_name: str) -> None:
+    """Check that EasyEdit has an editor's method, and can load its base model.
+
+    `require_mend` and `require_serac` check the rest.
+
+    Args:
+        editor: registered name.
+        model_name: folder or Hub id of the base model.
+
+    Raises:
+        ArtifactError: it has not, or cannot.
+    """
+    if editor not in ("mend", "serac"):
+        raise ArtifactError(f"editor {editor!r}: {_REFUSED.get(editor, 'EasyEdit has no such method')}")
+    if model_name.endswith(".gguf") or not any(family in model_name.lower() for family in FAMILIES):
+        raise ArtifactError(
+            f"EasyEdit cannot load base model {model_name!r}: it wants a folder or Hub id with one of "
+            f"{', '.join(FAMILIES)} in its name. Save the base model to such a folder and name it (--model-name)"
+        )
 
 
 def import_easyedit(
-    folder: str | Path, archive: str | Path, hparams: str | Path, base: BaseModelConfig | None = None
+    folder: str | Path,
+    archive: str | Path,
+    hparams: str | Path,
+    base: BaseModelConfig | None = None,
+    encoder: str | None = None,
+    counterfactual: str | None = None,
 ) -> Path:
-    """Turn a MEND archive that EasyEdit trained into an artifact, without executing anything in it.
+    """Turn an archive that EasyEdit trained into an artifact, without executing anything in it.
 
     Args:
         folder: of the artifact; must not exist, or be empty.
-        archive: EasyEdit's archive.
+        archive: EasyEdit's archive, of MEND or SERAC.
         hparams: the YAML file that the archive was trained or is applied with.
         base: the base model; by default as in `hparams`.
+        encoder: where SERAC's scope encoder is now; by default as in `hparams`.
+        counterfactual: likewise SERAC's counterfactual model.
 
     Raises:
         ArtifactError: the archive is damaged, dangerous, of another method, or does not fit the settings or the model.
-        BaseModelError: the base model cannot be loaded.
+        BaseModelError: the base model or the encoder cannot be loaded.
     """
     require_new_folder(folder)
-    settings = read_hparams(hparams)
-    tensors = read_archive(archive)
-    base = replace(base or BaseModelConfig(settings.model_name), sites=settings.sites)
-    model = load_base_model(base)
-    widths = FrozenLM(model, settings.sites).site_widths()
-    network = MENDNetwork(widths, settings.mend)
-    state = from_easyedit(tensors, network)
-    network.load_state_dict(state)
-    return save_artifact(folder, _config(base, model, network, archive), network)
+    settings = read_settings(hparams)
+    method, tensors = read_archive(archive)
+    wanted = "SERAC" if isinstance(settings, SERACSettings) else "MEND"
+    if method != wanted:
+        raise ArtifactError(f"{archive} is an archive of {method}, but {hparams} is for {wanted}")
+    base = base or BaseModelConfig(settings.model_name)
+    network: MENDNetwork | SERACNetwork
+    if isinstance(settings, SERACSettings):
+        model = load_base_model(base)
+        settings = replace(
+            settings, encoder=encoder or settings.encoder, small_name=counterfactual or settings.small_name
+        )
+        network = serac_network(tensors, settings, FrozenLM(model, base.sites, base.num_blocks))
+        if network.config.counterfactual == "adapter":
+            base = replace(base, sites=network.adapter.sites)
+    else:
+        base = replace(base, sites=settings.sites)
+        model = load_base_model(base)
+        network = _mend_network(tensors, settings, model)
+    return save_artifact(folder, _config(method, base, model, network, archive), network)
 
 
-def _config(base: BaseModelConfig, model: PreTrainedModel, network: MENDNetwork, archive: str | Path) -> ArtifactConfig:
+def _mend_network(tensors: dict[str, Tensor], settings: EasyEditSettings, model: PreTrainedModel) -> MENDNetwork:
+    network = MENDNetwork(FrozenLM(model, settings.sites).site_widths(), settings.mend)
+    network.load_state_dict(from_easyedit(tensors, network))
+    return network
+
+
+def _config(
+    method: str,
+    base: BaseModelConfig,
+    model: PreTrainedModel,
+    network: MENDNetwork | SERACNetwork,
+    archive: str | Path,
+) -> ArtifactConfig:
+    frozen = FrozenLM(model, base.sites, base.num_blocks)
     return ArtifactConfig(
-        editor="mend",
+        editor=method.lower(),
         editor_config=asdict(network.config),
         base_model=asdict(base),
         architecture=type(model).__name__,
         base_weights=weights_hash(model, torch.bfloat16),
-        site_widths={site: list(widths) for site, widths in FrozenLM(model, network.sites).site_widths().items()},
+        site_widths={site: list(widths) for site, widths in frozen.site_widths().items()},
         results={"source": f"EasyEdit archive {Path(archive).name}, SHA-256 {file_hash(archive)}"},
     )
 
 
-def read_archive(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of MEND in an EasyEdit archive.
+def read_settings(path: str | Path) -> EasyEditSettings | SERACSettings:
+    """Read EasyEdit's settings for training or for applying MEND or SERAC.
 
     Raises:
-        ArtifactError: it is no archive of EasyEdit, damaged, or of another method.
+        ArtifactError: the file cannot be read, is for another method, lacks a field, or asks for what hyperedit does
+            not have.
     """
-    archive = TorchArchive(path)
-    content = archive.content
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict):
-        raise ArtifactError(f"{path} is no archive of EasyEdit: it has no 'model'")
-    found = {str(name): value for name, value in model.items() if isinstance(value, PickledTensor)}
-    _refuse_other_methods(path, found)
-    # Archives of the method's first code call it "gtn".
-    return {_renamed(name): archive.tensor(value) for name, value in found.items()}
-
-
-def _renamed(name: str) -> str:
-    return f"mend.{name.removeprefix('gtn.')}" if name.startswith("gtn.") else name
-
-
-def _refuse_other_methods(path: str | Path, tensors: Mapping[str, Any]) -> None:
-    kinds = {
-        "classifier.": "SERAC; only those of MEND can be read yet",
-        "replacement.": "SERAC; only those of MEND can be read yet",
-        "editor.": "KE, which EasyEdit dropped in August 2023; only those of MEND can be read",
-        "(": "MALMEN; only those of MEND can be read",
-    }
-    for start, method in kinds.items():
-        if any(name.startswith(start) for name in tensors):
-            raise ArtifactError(f"{path} is an archive of {method}")
-    if "edit_lrs" not in tensors:
-        raise ArtifactError(f"{path} is no archive of MEND: it has no 'edit_lrs'")
+    path = Path(path)
+    values = read_yaml(path)
+    method = str(values.get("alg_name", values.get("alg"))).upper()
+    if method == "MEND":
+        return mend_settings(values, path)
+    if method == "SERAC":
+        return serac_settings(values, path)
+    unknown = f"method {method!r} is unknown; wanted is MEND or SERAC"
+    raise ArtifactError(f"{path}: {_OTHER_METHODS.get(method, unknown)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,6 @@ _SWITCHES: dict[str, dict[str, bool]] = {
     "delta_only": {"delta_only": True},
 }
 _ALL_SWITCHES = ("combine", "one_sided", "x_only", "delta_only")
-_OTHER_METHODS = {
-    "SERAC": "archives of SERAC cannot be read yet, only those of MEND",
-    "KE": "EasyEdit has had no KE since August 2023, and its archives from before cannot be read",
-    "MALMEN": "archives of MALMEN cannot be read, only those of MEND",
-}
 
 
 @dataclass(frozen=True)
@@ -90,15 +86,13 @@ def hparams_text(settings: EasyEditSettings, archive: str, architecture: str) ->
         architecture: class of the base model; EasyEdit chooses by it where labels are.
     """
     mend = settings.mend
-    # A name with "gpt" in it is what EasyEdit takes for a byte-level tokenizer that wants a space before a target.
-    tokenizer = "GPT2Tokenizer" if "gpt" in settings.model_name.lower() else "AutoTokenizer"
     values = {
         "alg_name": "MEND",
         "archive": archive,
         "device": "cpu",
         "model_name": settings.model_name,
         "model_class": architecture,
-        "tokenizer_class": tokenizer,
+        "tokenizer_class": tokenizer_class(settings.model_name),
         "tokenizer_name": settings.model_name,
         "inner_params": [f"{site}.weight" for site in settings.sites],
         **{switch: _SWITCHES[mend.mode].get(switch, False) for switch in _ALL_SWITCHES},
@@ -114,17 +108,22 @@ def hparams_text(settings: EasyEditSettings, archive: str, architecture: str) ->
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def read_hparams(path: str | Path) -> EasyEditSettings:
-    """Read EasyEdit's settings for training or for applying MEND.
+def tokenizer_class(model_name: str) -> str:
+    """The tokenizer class of a base model in EasyEdit's words."""
+    # A name with "gpt" in it is what EasyEdit takes for a byte-level tokenizer that wants a space before a target.
+    return "GPT2Tokenizer" if "gpt" in model_name.lower() else "AutoTokenizer"
+
+
+def mend_settings(values: Mapping[str, Any], path: Path) -> EasyEditSettings:
+    """The settings in a YAML file of EasyEdit for training or for applying MEND.
+
+    Args:
+        values: of the file.
+        path: of the file, for messages.
 
     Raises:
-        ArtifactError: the file cannot be read, is for another method, lacks a field, or asks for what hyperedit's MEND
-            does not have.
+        ArtifactError: a field is missing, or asks for what hyperedit's MEND does not have.
     """
-    values = _read_yaml(Path(path))
-    method = str(values.get("alg_name", values.get("alg"))).upper()
-    if method != "MEND":
-        raise ArtifactError(f"{path}: {_OTHER_METHODS.get(method, f'method {method!r} is unknown; wanted is MEND')}")
     for name, wanted in (("init", "id"), ("mlp_class", "IDMLP")):
         if values.get(name, wanted) != wanted:
             raise ArtifactError(f"{path}: {name} {values[name]!r} cannot be read, wanted {wanted!r}")
@@ -147,7 +146,12 @@ def read_hparams(path: str | Path) -> EasyEditSettings:
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The values in a YAML file, of which nothing is executed.
+
+    Raises:
+        ArtifactError: it cannot be read, or holds something else.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -157,7 +161,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _mode(values: dict[str, Any]) -> str:
+def _mode(values: Mapping[str, Any]) -> str:
     """Our name for a combination of EasyEdit's switches."""
     chosen = {switch: True for switch in _ALL_SWITCHES if _flag(values, switch)}
     for mode, switches in _SWITCHES.items():
@@ -166,13 +170,13 @@ def _mode(values: dict[str, Any]) -> str:
     raise ValueError(f"{' and '.join(chosen)} exclude each other")
 
 
-def _flag(values: dict[str, Any], name: str) -> bool:
+def _flag(values: Mapping[str, Any], name: str) -> bool:
     if not isinstance(values[name], bool):
         raise TypeError(f"{name} must be true or false, got {values[name]!r:.200}")
     return bool(values[name])
 
 
-def _whole(values: dict[str, Any], name: str) -> int:
+def _whole(values: Mapping[str, Any], name: str) -> int:
     if not isinstance(values[name], int) or isinstance(values[name], bool) or not 0 <= values[name] <= 10**6:
         raise TypeError(f"{name} must be a whole number, got {values[name]!r:.200}")
     return int(values[name])

@@ -12,12 +12,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
-from editors.edits import Edit
-from editors.errors import BaseModelError, EditorError
+from editors.commands.line import main
+from editors.edits import Edit, low_rank
+from editors.errors import BaseModelError, EditorError, UsageError
 from editors.export.artifact import LoadedEditor, load_editor
+from editors.export.easyedit import save_easyedit
+from editors.export.easyedit_archive import read_archive
+from editors.export.lora import save_lora
+from editors.export.merged import save_merged, undo_merged
 from editors.registry import EDITORS
 from editors.requests import EditRequest
 from editors.tokens import TokenBatch, collate_texts, encode_answers
@@ -266,6 +273,94 @@ def test_artifact_of_training_has_the_metrics_of_its_last_step(life: Life) -> No
     results = read_json(life.folders()[1] / "artifact/config.json")["results"]
     assert results["metrics"] == read_json(life.folders()[1] / "results/metrics.json")["metrics"]
     assert results["step"] == STEPS
+
+
+# --- other forms -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def logits_of(model: Any, tokens: TokenBatch) -> torch.Tensor:
+    """At the answer positions."""
+    found: torch.Tensor = model(input_ids=tokens.input_ids).logits.flatten(0, 1)[tokens.positions]
+    return found
+
+
+def test_edit_as_adapter_and_as_model_gives_the_same_logits_and_is_undone(life: Life, tmp_path: Path) -> None:
+    loaded = load_editor(life.artifact)
+    tokens, _, edit = edits_of(life, loaded)
+    if not EDITORS[life.name].low_rank:
+        with pytest.raises(EditorError, match="is no weight update"):
+            low_rank(edit)
+        return
+    model = load_base_model(loaded.base_model)
+    before, fresh = logits_of(model, tokens), weights_hash(model)
+    with edit.applied(model):
+        wanted = logits_of(model, tokens)
+    assert (wanted - before).abs().max() > 0.01
+    merged = save_merged(tmp_path / "merged", low_rank(edit))
+    found = logits_of(AutoModelForCausalLM.from_pretrained(merged), tokens)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    undone = undo_merged(merged, tmp_path / "undone")
+    assert weights_hash(AutoModelForCausalLM.from_pretrained(undone)) == fresh
+    adapted = PeftModel.from_pretrained(model, save_lora(tmp_path / "lora", low_rank(edit), model))
+    torch.testing.assert_close(logits_of(adapted, tokens), wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits_of(adapted.unload(), tokens), before)
+
+
+def export_as(life: Life, world: TinyWorld, folder: Path, *more: str) -> Path:
+    """Export the last checkpoint of `life` in another form."""
+    last = life.folders()[1] / "checkpoints" / "last.ckpt"
+    output = folder / "exported"
+    world.run("export", folder / "runs", f"--ckpt_path={last}", f"--output={output}", *more, editor=life.name)
+    return output
+
+
+def test_export_for_easyedit(life: Life, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    more = ("--format=easyedit", "--model_name=my/llama")
+    if life.name != "mend":
+        message = {"ke": "EasyEdit has had no KE since August 2023", "serac": "the mean over all tokens"}[life.name]
+        with pytest.raises(EditorError, match=message):
+            export_as(life, tiny_world, tmp_path, *more)
+        assert not list((tmp_path / "runs").rglob("metrics.json"))
+        return
+    archive = export_as(life, tiny_world, tmp_path, *more) / "archive.pt"
+    save_easyedit(tmp_path / "again", load_editor(life.artifact), "my/llama")
+    torch.testing.assert_close(read_archive(archive)[1], read_archive(tmp_path / "again" / "archive.pt")[1])
+
+
+@pytest.mark.parametrize("form", ["lora", "merged"])
+def test_form_of_an_edit_is_refused_with_the_command_that_writes_it(
+    life: Life, tiny_world: TinyWorld, tmp_path: Path, form: str
+) -> None:
+    with pytest.raises(UsageError, match=f"python -m editors convert EDIT.safetensors --to {form} --output FOLDER"):
+        export_as(life, tiny_world, tmp_path, f"--format={form}")
+    assert not list((tmp_path / "runs").rglob("metrics.json"))
+
+
+def test_name_for_easyedit_is_refused_where_it_would_be_ignored(
+    life: Life, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="--model_name is for --format easyedit"):
+        export_as(life, tiny_world, tmp_path, "--model_name=my/llama")
+
+
+def test_edit_of_ke_for_easyedit_is_a_model(
+    life: Life, tiny_world: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = EditRequest(row(0)["src"], row(0)["alt"])
+    arguments = ["export", str(life.artifact), f"--prompt={request.prompt}", f"--output={tmp_path / 'out'}"]
+    assert main(arguments) == 2
+    assert "needs both --prompt and --target" in capsys.readouterr().err
+    arguments.append(f"--target={request.target}")
+    if life.name != "ke":
+        assert main(arguments) == 2
+        assert "--prompt and --target are for KE" in capsys.readouterr().err
+        return
+    assert main(arguments) == 0
+    assert "EasyEdit has had no KE since August 2023" in " ".join(capsys.readouterr().out.split())
+    model, loaded = load_base_model(BaseModelConfig(str(tiny_world.model), dtype="float32")), load_editor(life.artifact)
+    low_rank(loaded.edit(model, load_tokenizer(loaded.base_model), [request])).merge(model)
+    assert weights_hash(AutoModelForCausalLM.from_pretrained(tmp_path / "out")) == weights_hash(model)
 
 
 # --- which run is continued ------------------------------------------------------------------------------------------

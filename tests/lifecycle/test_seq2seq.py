@@ -11,8 +11,9 @@ import torch
 
 from editors.answers import ask
 from editors.base import Editor
-from editors.base_model import load_base_model, load_tokenizer, weights_hash
-from editors.edits import low_rank
+from editors.base_model import load_base_model, load_tokenizer, longest_text, weights_hash
+from editors.commands.line import main
+from editors.edits import LowRankEdit, low_rank
 from editors.export.artifact import load_editor
 from editors.registry import EDITORS
 from editors.requests import EditRequest
@@ -97,6 +98,37 @@ def test_exported_editor_gives_the_same_logits(life: Life) -> None:
         before, wanted, found = (frozen.logits(tokens, edit) for edit in (None, trained, exported))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert (wanted - before).abs().max() > 0.01
+
+
+def test_batch_makes_and_scores_edits(life: Life, tmp_path: Path) -> None:
+    """Of rows of different lengths; one that is too long for BART is reported (T5 has no limit)."""
+    requests = [
+        {"prompt": values["src"], "target": values["alt"], "rephrases": [values["rephrase"]], "locality": [locality]}
+        for values in (row(number) for number in range(3))
+        for locality in [{"prompt": values["loc"], "answer": values["loc_ans"]}]
+    ]
+    requests.insert(1, {"prompt": "again and " * 99, "target": "Lume"})
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(request) + "\n" for request in requests))
+    code = main(
+        ["batch", str(life.artifact), str(tmp_path / "r.jsonl"), f"--output={tmp_path / 'out'}", "--save-edits"]
+    )
+    loaded = load_editor(life.artifact)
+    model, tokenizer = load_base_model(loaded.base_model), load_tokenizer(loaded.base_model)
+    lines = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
+    limited = longest_text(model) is not None
+    assert code == (3 if limited else 0)
+    assert [line["status"] for line in lines] == ["done", "bad" if limited else "done", "done", "done"]
+    for line in lines[2:]:
+        edit = LowRankEdit.load(tmp_path / f"out/edits/{line['row']}.safetensors")
+        alone = low_rank(loaded.edit(model, tokenizer, [EditRequest(line["prompt"], line["target"])]))
+        for site, update in alone.updates.items():
+            found = edit.updates[site].weight_delta()
+            torch.testing.assert_close(found, update.weight_delta(), rtol=1e-4, atol=1e-5)
+        tokens = life.editor.text_encoder.batch([(line["prompt"], line["target"])], [0])
+        with torch.no_grad():
+            said = life.editor.frozen.logits(tokens, alone).argmax(dim=-1)
+        assert line["scores"]["reliability/teacher_forced/exact_match"] == float((said == tokens.targets).all())
+        assert {name.split("/")[0] for name in line["scores"]} == {"before", "reliability", "generality", "locality"}
 
 
 def test_merging_says_the_same_as_applying_and_is_undone(life: Life) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from editors.base_model import BaseModelConfig, load_base_model
 from editors.edits import LowRankEdit
 from editors.export.artifact import LoadedEditor, load_editor
-from editors.export.easyedit import import_easyedit, read_archive, save_easyedit
+from editors.export.easyedit import import_easyedit, save_easyedit
+from editors.export.easyedit_archive import read_archive
 from editors.frozen import FrozenLM
 from tests.parity.test_mend_golden import answers, captured
 
@@ -68,7 +69,7 @@ def test_edited_weights_and_logits(editor: LoadedEditor, case: Path, name: str) 
 
 def test_exported_again_it_is_the_same_archive(editor: LoadedEditor, case: Path, tmp_path: Path) -> None:
     folder = save_easyedit(tmp_path / "easyedit", editor)
-    wanted, found = read_archive(case / "archive.pt"), read_archive(folder / "archive.pt")
+    (_, wanted), (_, found) = read_archive(case / "archive.pt"), read_archive(folder / "archive.pt")
     assert found.keys() == wanted.keys()
     used = {name: tensor for name, tensor in wanted.items() if not name.endswith("_s")}
     for name, tensor in used.items():

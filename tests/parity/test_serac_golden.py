@@ -1,8 +1,9 @@
-"""SERAC's scope scores and routing equal those of EasyEdit's implementation, on recorded inputs."""
+"""SERAC's scope scores, routing and archives equal those of EasyEdit's implementation, on recorded inputs."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from editors.base_model import BaseModelConfig, load_base_model, weights_hash
+from editors.export.artifact import ArtifactConfig, LoadedEditor
+from editors.export.easyedit import save_easyedit
+from editors.export.easyedit_archive import read_archive
+from editors.frozen import FrozenLM
 from editors.requests import EditRequest
 from editors.serac.counterfactual.interface import mix
 from editors.serac.memory import EditMemory
+from editors.serac.network import SERACConfig, SERACNetwork
 from editors.serac.scope import EmbeddingScope, SentenceEncoder, squared_distances
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
@@ -96,3 +103,32 @@ def test_hard_routing(case: Case, tag: str) -> None:
     assert case.probe(tag)["routed"] == ["counterfactual" if in_scope else "base"]
     expected = counterfactual if in_scope else base
     assert torch.equal(case.recorded[f"{tag}/hard_logits"], expected)
+
+
+def test_exported_archive_has_the_recorded_archives_tensors(case: Case, golden: Path, tmp_path: Path) -> None:
+    """Names, types and, of all but the smaller recorded counterfactual model, shapes."""
+    folder = golden / "serac_gpt2"
+    base = BaseModelConfig(str(folder / "gpt2-base"), dtype="float32")
+    model = load_base_model(base)
+    widths = FrozenLM(model, base.sites).site_widths()
+    config = SERACConfig(encoder=str(folder / "distilbert-tiny"), pooling="first", distance="squared", scale=1.0)
+    network = SERACNetwork(widths, config)
+    network.scope.encoder.load_state_dict(case.scope.encoder.state_dict())
+    facts = ArtifactConfig(
+        editor="serac",
+        editor_config=asdict(config),
+        base_model=asdict(base),
+        architecture="GPT2LMHeadModel",
+        base_weights=weights_hash(model, torch.bfloat16),
+        site_widths={site: list(pair) for site, pair in widths.items()},
+    )
+    exported = save_easyedit(tmp_path / "easyedit", LoadedEditor(facts, network))
+    (_, wanted), (method, found) = (read_archive(path / "archive.pt") for path in (folder, exported))
+    assert method == "SERAC"
+    assert found.keys() == wanted.keys()
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    for name, tensor in wanted.items():
+        if name.startswith("classifier."):
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+    assert found["scale"].shape == wanted["scale"].shape
+    assert float(found["scale"]) == pytest.approx(1.0)  # the threshold is 0.5 already
