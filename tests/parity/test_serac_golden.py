@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 from editors.base_model import BaseModelConfig, load_base_model, weights_hash
-from editors.export.artifact import ArtifactConfig, LoadedEditor
-from editors.export.easyedit import save_easyedit
+from editors.export.artifact import ArtifactConfig, LoadedEditor, load_editor
+from editors.export.easyedit import import_easyedit, save_easyedit
 from editors.export.easyedit_archive import read_archive
 from editors.frozen import FrozenLM
 from editors.requests import EditRequest
 from editors.serac.counterfactual.interface import mix
+from editors.serac.counterfactual.second_model import SecondModel
 from editors.serac.memory import EditMemory
 from editors.serac.network import SERACConfig, SERACNetwork
 from editors.serac.scope import EmbeddingScope, SentenceEncoder, squared_distances
@@ -132,3 +134,26 @@ def test_exported_archive_has_the_recorded_archives_tensors(case: Case, golden: 
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
     assert found["scale"].shape == wanted["scale"].shape
     assert float(found["scale"]) == pytest.approx(1.0)  # the threshold is 0.5 already
+
+
+@torch.no_grad()
+def test_imported_archive_scores_and_answers_as_recorded(case: Case, golden: Path, tmp_path: Path) -> None:
+    """The recorded counterfactual model is smaller than the base model, so it stays a second model."""
+    folder, config = golden / "serac_gpt2", case.facts["config"]
+    names = {"model_name": "gpt2-base", "small_name": "gpt2-small", "cls_name": "distilbert-tiny"}
+    settings = {**config, **{key: str(folder / name) for key, name in names.items()}, "supervised": True}
+    hparams = tmp_path / "hparams.yaml"
+    hparams.write_text(yaml.safe_dump({**settings, "alg_name": "SERAC", "freeze_cntr": False}))
+    network = load_editor(import_easyedit(tmp_path / "artifact", folder / "archive.pt", hparams)).network
+    assert isinstance(network, SERACNetwork)
+    assert isinstance(network.counterfactual, SecondModel)
+    keys = network.scope.embed(case.facts["classifier_keys"])
+    for tag in TAGS[:-1]:
+        probe = case.probe(tag)
+        distance = squared_distances(network.scope.embed(probe["texts"]), keys)
+        best = network.scope.log_score(distance, [], []).exp().max(dim=1).values
+        torch.testing.assert_close(best, case.recorded[f"{tag}/best_score"], **TOLERANCE)
+        assert ["counterfactual" if best > network.threshold else "base"] == probe["routed"]
+        ids = network.counterfactual.tokenizer(probe["counterfactual_texts"], return_tensors="pt").input_ids
+        found = network.counterfactual.model(ids).logits
+        torch.testing.assert_close(found, case.recorded[f"{tag}/cf_logits"], **TOLERANCE)

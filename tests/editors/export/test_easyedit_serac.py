@@ -20,10 +20,12 @@ from editors.errors import ArtifactError, EditorError
 from editors.export.artifact import LoadedEditor, load_editor
 from editors.export.easyedit import import_easyedit, save_easyedit
 from editors.export.easyedit_serac import exported_scale, require_serac
+from editors.serac.counterfactual.second_model import SecondModel
 from editors.serac.module import SERAC
 from editors.serac.network import SERACConfig, SERACNetwork
 from tests.editors.conftest import REQUESTS
-from tests.tiny_world import TinyWorld, row
+from tests.tiny_models import tiny_model
+from tests.tiny_world import TinyWorld, row, write_model, write_tokenizer
 
 NAME = "my/llama-folder"
 # The fields of EasyEdit's SERACHparams without a default, and those with one.
@@ -46,10 +48,19 @@ def make(world: TinyWorld, folder: Path, **settings: Any) -> LoadedEditor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         editor.configure_model()
-        for parameter in editor.network.adapter.up.values():
-            parameter.data.normal_(std=0.2)
-    editor.network.threshold.fill_(0.8)
+        if config.counterfactual == "adapter":
+            for parameter in editor.network.adapter.up.values():
+                parameter.data.normal_(std=0.2)
+    if config.scope == "embedding":  # about half of the questions are in the scope of the first edit
+        with torch.no_grad():
+            distance = _squared(editor.network, QUESTIONS, [REQUESTS[0].prompt])[:, 0]
+            editor.network.threshold.fill_(editor.network.scope.log_score(distance, [], []).exp().median())
     return load_editor(export_artifact(editor, folder, {}))
+
+
+def _squared(network: SERACNetwork, queries: list[str], keys: list[str]) -> Tensor:
+    first, second = (network.scope.embed(texts) for texts in (queries, keys))
+    return torch.cdist(first, second).square()
 
 
 def network_of(editor: LoadedEditor) -> SERACNetwork:
@@ -126,9 +137,53 @@ def test_the_files_route_and_answer_as_the_editor_does(distance: str, tiny_world
     assert theirs.tokenizer.sep_token is not None
 
 
-def _squared(network: SERACNetwork, queries: list[str], keys: list[str]) -> Tensor:
-    first, second = (network.scope.embed(texts) for texts in (queries, keys))
-    return torch.cdist(first, second).square()
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller model with the tiny world's tokenizer."""
+    folder = write_model(tmp_path_factory.mktemp("small") / "model", seed=3, hidden=16, num_hidden_layers=2)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["blocks", "model"])
+@torch.no_grad()
+def test_counterfactual_model_of_its_own_goes_there_and_back(
+    kind: str, small: Path, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"blocks": 2} if kind == "blocks" else {"model": str(small)}
+    editor = make(tiny_world, tmp_path / "artifact", counterfactual=kind, **settings)
+    part = network_of(editor).counterfactual
+    assert isinstance(part, SecondModel)
+    folder = save_easyedit(tmp_path / "easyedit", editor, NAME)
+    theirs = AsEasyEdit(folder)
+    texts = theirs.tokenizer(["Who founded Dor? Anna Weld Who founded Gal?"], return_tensors="pt").input_ids
+    torch.testing.assert_close(theirs.small(texts).logits, part.model(texts).logits, rtol=1e-5, atol=1e-5)
+    base = BaseModelConfig(str(tiny_world.model), dtype="float32", num_blocks=2)
+    again = load_editor(import_easyedit(tmp_path / "again", folder / "archive.pt", folder / "hparams.yaml", base))
+    assert again.config.site_widths == editor.config.site_widths
+    found = network_of(again)
+    assert found.config.counterfactual == "model"
+    torch.testing.assert_close(found.counterfactual.state_dict(), part.state_dict(), rtol=0, atol=0)
+    wanted = network_of(editor).scope.encoder.state_dict()
+    torch.testing.assert_close(found.scope.encoder.state_dict(), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("change", "reason"), [({"vocab_size": 320}, "their tokenizers differ"), ({}, "is a GPT2LM")])
+def test_counterfactual_model_that_easyedit_cannot_take_is_refused(
+    change: dict[str, Any], reason: str, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    if change:
+        folder = write_model(tmp_path / "small", **change)
+        tokenizer = write_tokenizer(folder)
+        tokenizer.add_tokens(["another"])
+        tokenizer.save_pretrained(folder)
+    else:
+        folder = tmp_path / "gpt2"
+        tiny_model("gpt2").save_pretrained(folder)
+        write_tokenizer(folder)
+    editor = make(tiny_world, tmp_path / "artifact", counterfactual="model", model=str(folder))
+    with pytest.raises(ArtifactError, match=reason):
+        save_easyedit(tmp_path / "easyedit", editor, NAME)
 
 
 def test_soft_routing_keeps_its_scale(tiny_world: TinyWorld, tmp_path: Path) -> None:
@@ -158,7 +213,7 @@ def test_artifact_to_archive_to_artifact_gives_the_same_edit(
     before = model(**inputs).logits
     answers = []
     for each in (editor, again):
-        with each.edit(model, tokenizer, REQUESTS).applied(model):
+        with each.edit(model, tokenizer, REQUESTS[:1]).applied(model):
             answers.append(model(**inputs).logits)
     real = texts.attention_mask == 1
     torch.testing.assert_close(answers[1][real], answers[0][real], rtol=1e-5, atol=1e-5)
@@ -216,10 +271,6 @@ def test_encoder_without_a_separator_is_refused(tiny_world: TinyWorld, tmp_path:
 # --- what is refused when an archive is read -------------------------------------------------------------------------
 
 
-def change_embedding(model: dict[str, Any]) -> None:
-    model["replacement.model.embed_tokens.weight"] += 1
-
-
 def take_back(model: dict[str, Any]) -> None:
     for name in [name for name in model if name.startswith("replacement.")]:
         del model[name]
@@ -233,7 +284,6 @@ def take_back(model: dict[str, Any]) -> None:
         (lambda model: model.update({"classifier.x": torch.ones(2)}), r"'x' has shape \[2\], wanted None"),
         (lambda model: model.update({"replacement.x": torch.ones(2)}), r"counterfactual model is not of the shape"),
         (take_back, "counterfactual model is not of the shape"),
-        (change_embedding, "another 'model.embed_tokens.weight' than the base model"),
         (lambda model: model.update(edit_lrs=torch.ones(2)), "it has tensors of SERAC and MEND"),
     ],
 )
@@ -249,14 +299,18 @@ def test_archive_that_does_not_fit_is_refused(
     assert not (tmp_path / "again").exists()
 
 
-def test_archive_of_an_untrained_editor_is_refused(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    editor = make(tiny_world, tmp_path / "artifact")
-    for parameter in network_of(editor).adapter.up.values():
-        parameter.data.zero_()
-    folder = save_easyedit(tmp_path / "easyedit", editor, NAME)
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"])
+def test_model_that_differs_elsewhere_than_in_its_blocks_stays_a_second_model(
+    name: str, exported: Path, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    content = torch.load(exported / "archive.pt", weights_only=True)
+    content["model"][f"replacement.{name}"] += 1
+    torch.save(content, exported / "archive.pt")
     base = BaseModelConfig(str(tiny_world.model), dtype="float32")
-    with pytest.raises(ArtifactError, match="is the base model itself"):
-        import_easyedit(tmp_path / "again", folder / "archive.pt", folder / "hparams.yaml", base)
+    files = exported / "archive.pt", exported / "hparams.yaml"
+    found = network_of(load_editor(import_easyedit(tmp_path / "again", *files, base))).counterfactual
+    assert isinstance(found, SecondModel)
+    torch.testing.assert_close(found.model.state_dict()[name], content["model"][f"replacement.{name}"])
 
 
 @pytest.mark.parametrize(
@@ -282,7 +336,7 @@ def test_settings_that_do_not_fit_are_refused(
         import_easyedit(tmp_path / "again", exported / "archive.pt", exported / "hparams.yaml", base)
 
 
-def test_encoder_may_have_moved(editor: LoadedEditor, exported: Path, tiny_world: TinyWorld, tmp_path: Path) -> None:
+def test_encoder_may_have_moved(editor: LoadedEditor, exported: Path, tmp_path: Path) -> None:
     moved = (exported / "scope_bert").rename(tmp_path / "encoder")
     files, base = (exported / "archive.pt", exported / "hparams.yaml"), replace(editor.base_model, sites=None)
     with pytest.raises(EditorError, match=r"scope encoder .* cannot be loaded"):
