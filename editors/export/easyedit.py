@@ -115,9 +115,9 @@ def _settings_text(editor: LoadedEditor, model_name: str, place: Path) -> str:
     """The YAML text for the archive in the folder `place`."""
     network, archive, architecture = editor.network, str(place / _ARCHIVE), editor.config.architecture
     if isinstance(network, SERACNetwork):
-        parts = (str(place / name) for name in (COUNTERFACTUAL, ENCODER))
-        serac = SERACSettings(model_name, *parts, network.config.distance, network.config.routing)
-        return serac_hparams_text(serac, archive, architecture)
+        small, encoder = str(place / COUNTERFACTUAL), str(place / ENCODER)
+        settings = SERACSettings(model_name, small, encoder, network.config.distance, network.config.routing)
+        return serac_hparams_text(settings, archive, architecture)
     assert isinstance(network, MENDNetwork)
     return hparams_text(EasyEditSettings(model_name, network.sites, network.config), archive, architecture)
 

@@ -218,6 +218,7 @@ def test_editors_of_another_edit_loss_are_refused(artifact: Path, tmp_path: Path
     loaded.config.base_model["end_answers"] = True
     with pytest.raises(ArtifactError, match=r"another edit loss.*end_answers"):
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
+    assert isinstance(loaded.network, MENDNetwork)
     loaded.network.config = dataclasses.replace(loaded.network.config, answer_loss="sum")
     with pytest.raises(ArtifactError, match=r"another edit loss.*answer_loss 'sum'"):
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
