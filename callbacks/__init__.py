@@ -4,8 +4,18 @@ from callbacks.examples import ExampleTable
 from callbacks.export import ExportArtifact
 from callbacks.margins import AnnealMargins
 from callbacks.plots import ResultPlot
+from callbacks.preemption import SaveOnSigterm
 from callbacks.results import ResultsFile
 from callbacks.scope_plot import ScopePlot
 from callbacks.watchdog import Watchdog
 
-__all__ = ["AnnealMargins", "ExampleTable", "ExportArtifact", "ResultPlot", "ResultsFile", "ScopePlot", "Watchdog"]
+__all__ = [
+    "AnnealMargins",
+    "ExampleTable",
+    "ExportArtifact",
+    "ResultPlot",
+    "ResultsFile",
+    "SaveOnSigterm",
+    "ScopePlot",
+    "Watchdog",
+]

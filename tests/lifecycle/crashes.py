@@ -58,6 +58,32 @@ class KillAtBatch(CrashAtBatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class SigtermAtBatch(Callback):
+    """Sends SIGTERM to this process, as a scheduler does, and lets the run go on.
+
+    Args:
+        batch: before which batch of all epochs; in the validation after it if `in_validation`.
+        in_validation: see above.
+    """
+
+    def __init__(self, batch: int, in_validation: bool = False) -> None:
+        self.batch, self.in_validation = batch, in_validation
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Send it when the batch has come."""
+        self._send(trainer, in_validation=False)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Likewise."""
+        self._send(trainer, in_validation=True)
+
+    def _send(self, trainer: Trainer, *, in_validation: bool) -> None:
+        if in_validation == self.in_validation and trainer.fit_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 class FullDiskAtBatch(CrashAtBatch):
     """Lets the disk be full from batch number `batch` on: no file may grow beyond 20 kB. Undone by `disk_with_room`."""
 
