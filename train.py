@@ -1,4 +1,4 @@
-"""hyperedit's command line: `python train.py fit|validate|test|export --config configs/mend.yaml …`."""
+"""hyperedit's command line: `python train.py fit|validate|test|export|plan --config configs/mend.yaml …`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ try:
     from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
     from callbacks.switched_off import without_switched_off
     from configs.errors import ShortErrorParser, missing_package, own_error
+    from configs.plan import count_gpus, show_plan
     from datamodules import EditDataModule
     from editors.base import Editor
     from editors.errors import EditorError, UsageError
@@ -45,8 +46,16 @@ except ModuleNotFoundError as missing:
 _PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
 
 
+# For `plan`: what a trainer is made with where nothing is trained, whatever the machine.
+_NO_TRAINING = {
+    "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": None, "logger": False,
+    "callbacks": None, "enable_checkpointing": False,
+}  # fmt: skip
+_NO_DATA = {"class_path": "datamodules.EditDataModule", "init_args": {"train": [], "val": [], "test": []}}
+
+
 class EditTrainer(Trainer):
-    """Lightning's Trainer with one more verb."""
+    """Lightning's Trainer with two more verbs."""
 
     def export(
         self,
@@ -74,6 +83,27 @@ class EditTrainer(Trainer):
         results = {"metrics": stage_metrics(self, "val"), **run_facts(self, model)}
         return export_editor(model, Path(output), results, format, model_name)
 
+    def plan(
+        self,
+        model: Editor,
+        datamodule: EditDataModule,
+        gpus: int | None = None,
+        tokens: int = 32,
+        answer_tokens: int = 4,
+        architecture: str | None = None,
+    ) -> None:
+        """Show what training takes on each GPU under each strategy, without loading anything.
+
+        Args:
+            model: the editor.
+            datamodule: its batches.
+            gpus: how many GPUs; by default trainer.devices times trainer.num_nodes.
+            tokens: of the longest text of the data with its answer.
+            answer_tokens: of its longest answer.
+            architecture: folder with the base model's config.json, or such a file, if the model is not here.
+        """
+        show_plan(model, datamodule, gpus or 1, tokens, answer_tokens, architecture)
+
 
 class EditorCLI(LightningCLI):
     """LightningCLI in which every run gets a folder of its own."""
@@ -82,7 +112,14 @@ class EditorCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's verbs that make sense here, and `export`."""
         verbs = {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
-        return {**verbs, "export": {"model", "datamodule"}}
+        return {**verbs, "export": {"model", "datamodule"}, "plan": {"model", "datamodule"}}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's (2.6), but a plan needs no data."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "plan":
+            parser.set_defaults({"data": _NO_DATA})
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The data module reads texts with the tokenizer of the model that is edited; every editor is known by name."""
@@ -101,6 +138,11 @@ class EditorCLI(LightningCLI):
         config = self.config[self.subcommand]
         _require_float32_network(config.trainer.precision)
         _require_own_batches(config.trainer.overfit_batches)
+        if self.subcommand == "plan":
+            config.gpus = config.gpus or count_gpus(config.trainer)
+            for key, value in _NO_TRAINING.items():
+                config.trainer[key] = value
+            return
         root = config.trainer.default_root_dir or "runs"
         config.ckpt_path = self._checkpoint(config.get("ckpt_path"), root)
         folder = str(new_run_folder(runs_root(root)))

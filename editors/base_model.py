@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -92,14 +92,18 @@ def resolve_package(name: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / file)
 
 
-def load_config(config: BaseModelConfig) -> PreTrainedConfig:
+def load_config(config: BaseModelConfig, *, offline: bool = False) -> PreTrainedConfig:
     """Load the configuration of the base model.
+
+    Args:
+        config: which model.
+        offline: look only at what is on this machine.
 
     Raises:
         BaseModelError: there is none at `config.name`.
     """
     try:
-        return cast(PreTrainedConfig, AutoConfig.from_pretrained(**_source(config)))
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(**_source(config), local_files_only=offline))
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
 
@@ -145,14 +149,36 @@ def load_skeleton(config: BaseModelConfig) -> PreTrainedModel:
     Raises:
         BaseModelError: there is nothing at `config.name`, or it is no language model.
     """
-    settings = load_config(config)
+    return build_skeleton(replace(config, dtype="auto"), load_config(config))
+
+
+def build_skeleton(config: BaseModelConfig, settings: PreTrainedConfig) -> PreTrainedModel:
+    """A base model without its weights, from its own configuration.
+
+    Args:
+        config: its type; its name is for errors.
+        settings: its layers.
+
+    Raises:
+        BaseModelError: it is no language model.
+    """
     model_class = auto_class(encoder_decoder=settings.is_encoder_decoder)
+    stored = settings.dtype or torch.float32
     try:
         with torch.device("meta"):
-            dtype = settings.dtype or torch.float32
-            return cast(PreTrainedModel, model_class.from_config(settings, dtype=dtype)).eval()
+            dtype = stored if config.dtype == "auto" else getattr(torch, config.dtype)
+            model = cast(PreTrainedModel, model_class.from_config(settings, dtype=dtype)).eval()
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
+    if getattr(settings, "scale_decoder_outputs", True) is False:
+        _untie_head(model)
+    return model
+
+
+def _untie_head(model: Any) -> None:
+    """Give T5 1.1 its own head: transformers (5.24) ties it to the embeddings until it sees the weights."""
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(torch.empty_like(head.weight))
 
 
 def _without_gguf_marks(model: PreTrainedModel) -> PreTrainedModel:

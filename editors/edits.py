@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from editors.autocast import without_autocast
 from editors.errors import ArtifactError, EditorError
 from editors.files import read_tensors, save_tensors
 from editors.hashing import tensor_hash
@@ -390,7 +391,7 @@ def _branch(update: SiteUpdate, episode: Tensor | None) -> Any:
         x = inputs[0]
         # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer.
         x = x.reshape(len(u), -1, x.shape[-1]) if episode is not None else x
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             branch = (x.to(u.dtype) @ u.mT) @ v
         return output + branch.reshape(output.shape).to(output.dtype)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from editors.autocast import without_autocast
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.errors import EditorError
 from editors.frozen import EditSignal, Factors
@@ -157,7 +158,7 @@ class KENetwork(nn.Module):
         one row for each token and one more, and nothing of the weight's size is formed. Where an episode has several
         texts, each has gates of its own and the updates add up.
         """
-        with torch.autocast(signal.predicted.device.type, enabled=False):
+        with without_autocast(signal.predicted.device):
             condition = self.condition(*condition_ids(signal, self.shape.separators))
             updates = {site: self._update(site, condition, signal) for site in self.sites}
         return LowRankEdit(updates)

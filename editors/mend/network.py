@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from editors.autocast import without_autocast
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.errors import EditorError
 from editors.frozen import EditSignal
@@ -144,7 +145,7 @@ class MENDNetwork(nn.Module):
         """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`."""
         episode = signal.tokens.episode
         updates: dict[str, SiteUpdate] = {}
-        with torch.autocast(episode.device.type, enabled=False):
+        with without_autocast(episode.device):
             for key, sites in self.groups.items():
                 rows = [self._rows(signal, site) for site in sites]
                 counts = [len(text) for _, _, text in rows]

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from editors.autocast import without_autocast
 from editors.base_model import resolve_package
 from editors.errors import BaseModelError
 from editors.serac.kept import keep_model, kept_model
@@ -93,17 +94,20 @@ class SentenceEncoder(nn.Module):
         )
         accepted = inspect.signature(self.model.forward).parameters
         inputs = {name: values.to(device) for name, values in encoded.items() if name in accepted}
-        with torch.autocast(device.type, enabled=False):
+        with without_autocast(device):
             states = self.model(**inputs).last_hidden_state
             pooled = states[:, 0] if self.pooling == "first" else _mean(states, inputs["attention_mask"])
             return functional.normalize(pooled, dim=-1) if self.normalise else pooled
 
 
 def _named(name: str, revision: str | None) -> tuple[Any, Any]:
-    """The encoder with its published weights, and its tokenizer."""
+    """The encoder with its published weights (on the meta device without), and its tokenizer."""
     place = Path(resolve_package(name)).expanduser()
     source = str(place) if place.is_dir() else name
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    if torch.get_default_device().type == "meta":  # only the layers are asked for
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        return AutoModel.from_config(config, dtype=torch.float32), tokenizer
     return AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, use_safetensors=True), tokenizer
 
 

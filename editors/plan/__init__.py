@@ -1,0 +1,1 @@
+"""What a training step takes in memory, found before any weight is loaded."""
