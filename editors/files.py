@@ -125,10 +125,17 @@ def save_json(value: Any, path: str | Path) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file, all or nothing."""
+    """Write a safetensors file, all or nothing.
+
+    Raises:
+        OSError: it cannot be written (the disk is full, say); the library has an error of its own for that.
+    """
     # Copies, because the format refuses tensors that share memory (the same input factor of two layers).
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     with replacing(path) as temporary:
-        save_file(plain, temporary, metadata)
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,23 @@ def journal(folder: Path, facts: Mapping[str, Any], *, resume: bool) -> Iterator
         try:
             yield opened
         except BaseException:
-            if not opened.path.stat().st_size:  # nothing was done, so nothing stays: the model is not there, say
-                opened.path.unlink()
-                (folder / _BATCH).unlink()
+            if not opened.path.stat().st_size:
+                _forget(folder)
             raise
         finally:
             opened.close()
     finally:
         lock.release()
+
+
+def _forget(folder: Path) -> None:
+    """Take back a batch in which no row was done (the model is not there, say); what else was written keeps it."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir():
+                path.rmdir()
+        (folder / ROWS).unlink()
+        (folder / _BATCH).unlink()
 
 
 def _require_same(path: Path, facts: Mapping[str, Any]) -> None:

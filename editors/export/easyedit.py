@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -71,8 +71,7 @@ def save_easyedit(
             tensors = write_serac(temporary, editor, base)
         else:
             tensors = _mend_tensors(editor)
-        torch.save({"model": {**tensors, "model_config": about}}, temporary / _ARCHIVE)
-        torch.load(temporary / _ARCHIVE, weights_only=True)  # as EasyEdit's own files do not
+        _save_archive({"model": {**tensors, "model_config": about}}, temporary / _ARCHIVE)
         save_text(_settings_text(editor, model_name, place), temporary / _HPARAMS)
         save_text(page(editor.config.editor, str(place / _HPARAMS)), temporary / "README.md")
     return Path(folder)
@@ -98,6 +97,15 @@ def require_mend(config: MENDConfig, base: BaseModelConfig) -> None:
             f"EasyEdit computes another edit loss than this editor was trained with: {wrong}. Train one with the value "
             "in brackets, or export single edits: python -m editors convert EDIT"
         )
+
+
+def _save_archive(content: dict[str, Any], path: Path) -> None:
+    """Write a file of `torch.save` that can be read without executing anything in it."""
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # what torch says of a full disk
+        raise OSError(f"{path.name} cannot be written: {error}") from error
+    torch.load(path, weights_only=True)  # as EasyEdit's own files do not
 
 
 def _mend_tensors(editor: LoadedEditor) -> dict[str, Tensor]:

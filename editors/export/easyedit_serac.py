@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -89,9 +90,12 @@ def write_serac(folder: Path, editor: LoadedEditor, base: BaseModelConfig) -> di
     tokenizer = load_tokenizer(base)
     second = isinstance(network.counterfactual, SecondModel)
     model = _second_model(editor, network, tokenizer) if second else _merged(editor, network, base)
-    encoder.model.save_pretrained(folder / ENCODER)
+    try:
+        encoder.model.save_pretrained(folder / ENCODER)
+        model.save_pretrained(folder / COUNTERFACTUAL)
+    except SafetensorError as error:
+        raise OSError(f"{folder.name} cannot be written: {error}") from error
     encoder.tokenizer.save_pretrained(folder / ENCODER)
-    model.save_pretrained(folder / COUNTERFACTUAL)
     # Where there is none, EasyEdit adds a separator token, for which the model has no row.
     tokenizer.sep_token = tokenizer.sep_token or tokenizer.eos_token
     tokenizer.save_pretrained(folder / COUNTERFACTUAL)

@@ -99,7 +99,10 @@ def _copy_base(folder: Path, base: BaseModelConfig, skeleton: PreTrainedModel, m
         dtype = skeleton.dtype if base.dtype == "auto" else getattr(torch, base.dtype)
         return CheckpointFolder(folder).weights_hash(skeleton, dtype)
     model = load_base_model(base)
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    try:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+    except SafetensorError as error:
+        raise OSError(f"{folder.name} cannot be written: {error}") from error
     load_tokenizer(base).save_pretrained(folder)
     return weights_hash(model, torch.bfloat16)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +229,37 @@ def test_full_disk_ends_in_one_line_and_leaves_nothing(
         arguments = ["convert", edits[0], f"--to={form}", f"--output={tmp_path / 'out'}"]
         assert "No space left on device" in error_of(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a full disk, no file can grow beyond this many bytes; the system itself sees to it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_files_that_cannot_be_written_whole_end_in_one_line_and_leave_nothing(
+    artifact: Path, edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever library writes them: each has an error of its own."""
+    output = f"--output={tmp_path / 'out'}"
+    requests = tmp_path / "r.jsonl"
+    requests.write_text(json.dumps({"prompt": REQUESTS[0].prompt, "target": REQUESTS[0].target}))
+    for arguments in (
+        ["convert", edits[0], "--to=lora", output],
+        ["convert", edits[0], "--to=merged", output],
+        ["export", artifact, "--model-name=llama", output],
+        ["compose", edits[0], f"--output={tmp_path / 'both.safetensors'}"],
+        ["batch", artifact, requests, "--save-edits", output],
+    ):
+        with files_of_at_most(3000):
+            assert error_of(capsys, *arguments)
+    assert [path.name for path in tmp_path.rglob("*") if path.suffix in (".pt", ".safetensors", ".tmp")] == []
+    assert main(["batch", str(artifact), str(requests), "--save-edits", output]) == 0
 
 
 def test_two_processes_that_write_one_folder(
