@@ -14,11 +14,9 @@ from torch import Tensor
 
 from editors.serac.module import SERAC
 
-_LABELS = {"locality": "locality texts", "other_edits": "most similar other edits"}
-
 
 class ScopePlot(Callback):
-    """Writes `plots/STAGE_scope.png`: ROC curves of paraphrases against locality texts and against other edits.
+    """Writes `plots/STAGE_scope.png`: ROC curves of paraphrases against each kind of text out of scope.
 
     It does nothing for editors without a scope classifier.
     """
@@ -34,27 +32,33 @@ class ScopePlot(Callback):
 
 
 def _draw(stage: str, trainer: Trainer, editor: LightningModule) -> None:
-    if not isinstance(editor, SERAC) or not trainer.is_global_zero:
-        return
-    scores: Mapping[str, Tensor] = editor.scope_scores
-    if not len(scores["paraphrase"]):
-        return
+    if isinstance(editor, SERAC) and trainer.is_global_zero and "paraphrase" in editor.scope_scores:
+        path = Path(trainer.default_root_dir) / "plots" / f"{stage}_scope.png"
+        draw_scope(editor.scope_scores, float(editor.network.threshold), path)
+
+
+def draw_scope(scores: Mapping[str, Tensor], threshold: float, path: Path) -> None:
+    """Draw the ROC curve of paraphrases against each kind of text out of scope.
+
+    Args:
+        scores: of "paraphrase", and of other kinds, see `EditPairs.by_kind`.
+        threshold: in use; a dot on each curve.
+        path: the picture.
+    """
     figure = Figure(figsize=(5, 4.4), layout="constrained")
     axes: Axes = figure.subplots()
-    for name, label in _LABELS.items():
-        if len(scores[name]):
-            wrong, right = roc_curve(scores["paraphrase"], scores[name])
-            area = float(torch.trapezoid(right, wrong))
-            (line,) = axes.plot(wrong, right, label=f"{label} ({len(scores[name]):,}), area {area:.3f}")
-            threshold = editor.network.threshold.cpu()
-            place = [(scores[kind].cpu() > threshold).double().mean() for kind in (name, "paraphrase")]
-            axes.plot(*place, marker="o", color=line.get_color())
+    for kind in (kind for kind in scores if kind != "paraphrase"):
+        wrong, right = roc_curve(scores["paraphrase"], scores[kind])
+        area = float(torch.trapezoid(right, wrong))
+        label = f"{kind.replace('_', ' ')} ({len(scores[kind]):,}), area {area:.3f}"
+        (line,) = axes.plot(wrong, right, label=label)
+        place = [(scores[each].cpu() > threshold).double().mean() for each in (kind, "paraphrase")]
+        axes.plot(*place, marker="o", color=line.get_color())
     axes.set(
         xlabel="share of texts out of scope that count as in scope", ylabel="share of paraphrases in scope",
         title="Scope classifier (dots: the threshold in use)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
     )  # fmt: skip
     axes.legend(frameon=False, loc="lower right")
-    path = Path(trainer.default_root_dir) / "plots" / f"{stage}_scope.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"font.size": 10}):
         figure.savefig(path, dpi=130)

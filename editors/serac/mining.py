@@ -54,7 +54,7 @@ class MinedNegatives:
     """
 
     def __init__(self, embed: Callable[[Sequence[str]], Tensor], facts: Sequence[Fact], count: int) -> None:
-        group = _groups(facts)
+        group = same_facts(facts)
         first = {normalised(fact.prompt): (fact.prompt, group[i]) for i, fact in enumerate(facts)}
         self._prompts = [prompt for prompt, _ in first.values()]
         self._place = {text: place for place, text in enumerate(first)}
@@ -79,8 +79,8 @@ class MinedNegatives:
         return [] if place is None else [self._prompts[other] for other in self._nearest[place]]
 
 
-def _groups(facts: Sequence[Fact]) -> list[int]:
-    """For each fact a number, the same for those that ask for the same."""
+def same_facts(facts: Sequence[Fact]) -> list[int]:
+    """For each fact a number, the same for those that ask for the same, see `MinedNegatives`."""
     parent = list(range(len(facts)))
 
     def root(number: int) -> int:

@@ -84,7 +84,7 @@ class SERAC(Editor):
         self.hard_negatives, self.mined_negatives = hard_negatives, mined_negatives
         self._mined: MinedNegatives | None = None
         self.scope_learning_rate = scope_learning_rate
-        # Of the last validation or test: the scores of each kind of pair, see `EditPairs.by_kind`.
+        # Of the last validation or test: the scores of each kind of pair there is, see `EditPairs.by_kind`.
         self.scope_scores: dict[str, Tensor] = {}
         negatives = {"hard_negatives": hard_negatives, "mined_negatives": mined_negatives}
         own = {"serac": self.network_config(), "objective": objective, "scope_learning_rate": scope_learning_rate}
@@ -184,21 +184,20 @@ class SERAC(Editor):
 
     @torch.no_grad()
     def _score_scope(self, stage: str, loaders: Any, limits: Sequence[float]) -> None:
-        scores: dict[str, list[float]] = {"paraphrase": [], "locality": [], "other_edits": []}
+        scores: dict[str, list[float]] = {}
         for batch in _batches(loaders, limits):
             if batch.counted:
                 for kind, log_scores in EditPairs.of(self.network, batch).by_kind(1).items():
-                    scores[kind] += log_scores.exp().tolist()
-        self.scope_scores = {kind: torch.tensor(values) for kind, values in _of_all_processes(scores).items()}
-        inside = self.scope_scores["paraphrase"]
+                    scores.setdefault(kind, []).extend(log_scores.exp().tolist())
+        self.scope_scores = {kind: torch.tensor(values) for kind, values in _of_all_processes(scores).items() if values}
+        inside = self.scope_scores.get("paraphrase", torch.zeros(0))
         if self.trainer.state.fn == TrainerFn.FITTING:
-            outside = torch.cat([self.scope_scores["locality"], self.scope_scores["other_edits"]])
-            self.network.threshold.fill_(best_threshold(inside, outside))
+            outside = [values for kind, values in self.scope_scores.items() if kind != "paraphrase"]
+            self.network.threshold.fill_(best_threshold(inside, torch.cat([*outside, torch.zeros(0)])))
         threshold = self.network.threshold.cpu()
         found = {"threshold": threshold[0]}
         for kind, values in self.scope_scores.items():
-            if len(values):
-                found[f"{kind}_accuracy"] = ((values > threshold) == (kind == "paraphrase")).float().mean()
+            found[f"{kind}_accuracy"] = ((values > threshold) == (kind == "paraphrase")).float().mean()
         self.log_dict({f"{stage}/scope/{name}": value for name, value in found.items()}, rank_zero_only=False)
 
 
@@ -214,4 +213,5 @@ def _of_all_processes(scores: dict[str, list[float]]) -> dict[str, list[float]]:
         return scores
     everyone: list[dict[str, list[float]]] = [{} for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(everyone, scores)
-    return {kind: [score for part in everyone for score in part[kind]] for kind in scores}
+    kinds = dict.fromkeys(kind for part in everyone for kind in part)
+    return {kind: [score for part in everyone for score in part.get(kind, [])] for kind in kinds}

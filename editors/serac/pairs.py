@@ -26,7 +26,7 @@ class EditPairs:
         requests: the M edits.
         queries: the Q texts.
         squared_distance: `[Q, M]` between their embeddings, differentiable.
-        num_rephrases: how many of the queries are paraphrases; the others must not be in any scope.
+        kinds: what each query is: "paraphrase", or "locality" or "locality_KIND", which must not be in any scope.
         own: `[Q, M]` booleans: the edit is of the query's episode.
         own_edit: `[Q]` the nearest edit of the query's own episode.
         same: `[Q, M]` booleans: the edit's prompt is that of the query's own edit, or the query itself.
@@ -37,7 +37,7 @@ class EditPairs:
     requests: list[EditRequest]
     queries: list[str]
     squared_distance: Tensor
-    num_rephrases: int
+    kinds: list[str]
     own: Tensor
     own_edit: Tensor
     same: Tensor
@@ -48,17 +48,19 @@ class EditPairs:
         """The pairs of `batch`, which may be on any device."""
         requests = network.requests(batch.edit)
         prompts = [request.prompt for request in requests]
-        locality = [batch.locality, *batch.locality_kinds.values()]
-        queries = [text for part in (batch.rephrase, *locality) for text in network.decode(part.prompt_ids())]
+        locality = {f"locality_{kind}": texts for kind, texts in batch.locality_kinds.items()}
+        parts = {"paraphrase": batch.rephrase, "locality": batch.locality, **locality}
+        queries = [text for part in parts.values() for text in network.decode(part.prompt_ids())]
+        kinds = [kind for kind, part in parts.items() for _ in range(part.num_texts)]
         embeddings = network.scope.embed(prompts + queries)
         embedded = embeddings[len(prompts) :]
         distance = squared_distances(embedded, embeddings[: len(prompts)])
-        episode = torch.cat([part.episode for part in (batch.rephrase, *locality)])
+        episode = torch.cat([part.episode for part in parts.values()])
         own = (episode.unsqueeze(1) == batch.edit.episode).to(distance.device)
         own_edit = distance.detach().masked_fill(~own, torch.inf).argmin(dim=1)
         same = [[p in (query, prompts[gold]) for p in prompts] for query, gold in zip(queries, own_edit, strict=True)]
         flags = torch.tensor(same, dtype=torch.bool, device=distance.device).reshape(distance.shape)
-        return cls(network.scope, requests, queries, distance, batch.rephrase.num_texts, own, own_edit, flags, embedded)
+        return cls(network.scope, requests, queries, distance, kinds, own, own_edit, flags, embedded)
 
     def by_kind(self, hard_negatives: int) -> dict[str, Tensor]:
         """`log s` of the pairs to learn from, or to judge the scope classifier by.
@@ -68,7 +70,7 @@ class EditPairs:
 
         Returns:
             "paraphrase": each paraphrase with its own edit, in scope.
-            "locality": each locality text with the edit of its episode, out of scope.
+            "locality", "locality_KIND": each locality text with the edit of its episode, out of scope.
             "other_edits": each query with the most similar edits of other episodes, out of scope.
         """
         others = ~self.own & ~self.same
@@ -77,8 +79,10 @@ class EditPairs:
         rows, places = least.isfinite().nonzero(as_tuple=True)
         own_rows = torch.arange(len(self.queries), device=rows.device)
         scores = self._scores(torch.cat([own_rows, rows]), torch.cat([self.own_edit, nearest[rows, places]]))
-        kinds = scores.split([self.num_rephrases, len(own_rows) - self.num_rephrases, len(rows)])
-        return dict(zip(("paraphrase", "locality", "other_edits"), kinds, strict=True))
+        own_scores, others_scores = scores.split([len(own_rows), len(rows)])
+        masks = {kind: [k == kind for k in self.kinds] for kind in ("paraphrase", "locality", *self.kinds)}
+        found = {kind: own_scores[torch.tensor(mask, dtype=torch.bool)] for kind, mask in masks.items()}
+        return found | {"other_edits": others_scores}
 
     def mined(self, negatives: MinedNegatives) -> Tensor:
         """`[P]` log s of each paraphrase with the prompts that were mined for its edit, out of scope."""
@@ -92,8 +96,13 @@ class EditPairs:
 
     def own_scores(self) -> tuple[Tensor, Tensor]:
         """`log s` of each paraphrase and of each locality text with its own edit."""
-        kinds = self.by_kind(0)
-        return kinds["paraphrase"], kinds["locality"]
+        found = self.by_kind(0)
+        return found["paraphrase"], torch.cat([scores for kind, scores in found.items() if kind.startswith("locality")])
+
+    @property
+    def num_rephrases(self) -> int:
+        """How many of the queries, the first ones, are paraphrases."""
+        return self.kinds.count("paraphrase")
 
     def _scores(self, rows: Tensor, columns: Tensor) -> Tensor:
         """`[P]` log s of queries `rows` with edits `columns`."""

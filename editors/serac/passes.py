@@ -86,8 +86,8 @@ class Passes(ABC):
     def _of_decoder(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """What an encoder-decoder model is called with otherwise; its encoder may have read the prompts before."""
         changed = self._of_prompts(kwargs) if kwargs.get("encoder_outputs") is None else {}
-        if kwargs.get("decoder_input_ids") is not None:
-            self.width = kwargs["decoder_input_ids"].shape[1]
+        written = kwargs.get("labels") if kwargs.get("decoder_input_ids") is None else kwargs["decoder_input_ids"]
+        self.width = 0 if written is None else written.shape[1]
         return changed | self.go_on_decoding(kwargs) if self.active else changed
 
     def _before_encoder(

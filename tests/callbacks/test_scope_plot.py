@@ -35,8 +35,9 @@ def trainer(folder: Any) -> Any:
 def test_picture_of_a_test(tmp_path: Any) -> None:
     editor = SERAC(BaseModelConfig("nothing"))
     editor.network = SimpleNamespace(threshold=torch.tensor([0.5]))  # type: ignore[assignment]
-    kinds = {"paraphrase": torch.rand(9), "locality": torch.rand(5), "other_edits": torch.zeros(0)}
-    editor.scope_scores = kinds
+    ScopePlot().on_test_end(trainer(tmp_path), editor)
+    assert not list(tmp_path.iterdir()), "there are no scores to draw"
+    editor.scope_scores = {"paraphrase": torch.rand(9), "locality": torch.rand(5), "other_edits": torch.rand(5)}
     ScopePlot().on_test_end(trainer(tmp_path), editor)
     assert (tmp_path / "plots" / "test_scope.png").stat().st_size > 0
     ScopePlot().on_validation_end(trainer(tmp_path), editor)

@@ -153,3 +153,7 @@ class _EncoderDecoderPasses(_AdapterPasses):
         given = {name: kwargs.get(name) for name in ("decoder_input_ids", "decoder_attention_mask")}
         twice = {name: ids.repeat_interleave(2, dim=0) for name, ids in given.items() if ids is not None and self.soft}
         return {"attention_mask": self.mask, **twice}
+
+    def before_head(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The decoder reads no contexts."""
+        return args

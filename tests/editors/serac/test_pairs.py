@@ -31,7 +31,8 @@ def pairs(distance: Tensor, num_rephrases: int, query_episode: list[int], edit_e
     queries = [f"query {i}" for i in range(len(query_episode))]
     scope: Any = Minus()
     same, embeddings = torch.zeros_like(own), torch.eye(len(queries))
-    return EditPairs(scope, requests, queries, distance, num_rephrases, own, own_edit, same, embeddings)
+    kinds = [*["paraphrase"] * num_rephrases, *["locality"] * (len(queries) - num_rephrases)]
+    return EditPairs(scope, requests, queries, distance, kinds, own, own_edit, same, embeddings)
 
 
 # Two paraphrases, then two locality texts, of three edits; the third is of an episode without texts.
@@ -46,6 +47,19 @@ def distances(kinds: dict[str, Tensor]) -> dict[str, list[float]]:
 def test_pairs_are_own_texts_and_the_nearest_other_edits(hard_negatives: int, others: list[float]) -> None:
     found = distances(pairs(DISTANCES, 2, [0, 1, 0, 1], [0, 1, 2]).by_kind(hard_negatives))
     assert found == {"paraphrase": [1, 5], "locality": [7, 11], "other_edits": others}
+
+
+def test_kinds_of_locality_texts_are_told_apart() -> None:
+    batch = pairs(DISTANCES, 2, [0, 1, 0, 1], [0, 1, 2])
+    batch.kinds = ["paraphrase", "paraphrase", "locality", "locality_Relation_Specificity"]
+    found = distances(batch.by_kind(0))
+    assert found == {
+        "paraphrase": [1, 5],
+        "locality": [7],
+        "locality_Relation_Specificity": [11],
+        "other_edits": [],
+    }
+    assert (-batch.own_scores()[1]).tolist() == [7, 11]
 
 
 def test_other_edits_of_the_own_episode_are_no_pair() -> None:

@@ -169,6 +169,17 @@ def test_another_model_answers_through_text(world: World, tmp_path_factory: pyte
         assert forced[part].argmax(dim=-1).tolist() == wanted
 
 
+@torch.no_grad()
+def test_labels_may_take_the_place_of_what_the_decoder_reads(world: World) -> None:
+    model: Any = world.model
+    labels = torch.tensor([[5, 6, 7, EOS_ID]])
+    ids, mask, *_ = prompts(world.editor, 0)
+    with world.edit().applied(model):
+        continue_greedily(model, *prompts(world.editor, 0))
+        found = model(input_ids=ids, attention_mask=mask, labels=labels).logits
+    torch.testing.assert_close(found[0], world.alone(0, labels[0].tolist(), counterfactual=True), rtol=1e-4, atol=1e-4)
+
+
 def test_ids_are_needed(world: World) -> None:
     model: Any = world.model
     start = torch.tensor([[PAD_ID]])
