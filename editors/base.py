@@ -253,7 +253,7 @@ class Editor(LightningModule):
                 "Look for a callback or optimiser that writes to them."
             )
         store = self.frozen.prefix_store
-        if store is not None and self.trainer.is_global_zero:
+        if store is not None:
             store.flush()
             _LOG.info("Frozen prefix: %d of %d texts had been read before.", store.hits, store.hits + store.misses)
 
