@@ -240,7 +240,7 @@ class Editor(LightningModule):
         _ = self.base_weights
 
     def on_train_end(self) -> None:
-        """Compare the base model's weights with those before training; say what the prefix cache was good for.
+        """Compare the base model's weights with those before training.
 
         Not in `on_fit_end`: Lightning calls that of the callbacks first, and `ExportArtifact` would have exported.
 
@@ -252,6 +252,9 @@ class Editor(LightningModule):
                 f"the weights of base model {self.base_model.name!r} changed during training; they must stay frozen. "
                 "Look for a callback or optimiser that writes to them."
             )
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        """Write the prefixes that are not in a file yet, and say what the cache was good for."""
         store = self.frozen.prefix_store
         if store is not None:
             store.flush()

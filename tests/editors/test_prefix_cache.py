@@ -124,3 +124,13 @@ def test_a_known_text_is_not_read_again(architecture: str) -> None:
     # A model that has not run yet, as in a run that finds everything in files.
     fresh = FrozenLM(model, num_blocks=1)
     torch.testing.assert_close(fresh.logits(batch, None, states[0]), fresh.logits(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_run_finds_every_text_in_the_files_of_the_first(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    stores = []
+    for run in ("first", "second"):
+        arguments = (f"--model.prefix_cache.folder={tmp_path / 'cache'}", "--trainer.limit_val_batches=1")
+        stores.append(tiny_world.run("fit", tmp_path / run, *arguments).model.frozen.prefix_store)
+    first, second = [(store.hits, store.misses) for store in stores]
+    assert first[1] > 0
+    assert second == (sum(first), 0), first
