@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
@@ -15,8 +15,10 @@ from editors.errors import UsageError
 from editors.export.artifact import ArtifactConfig, LoadedEditor, save_artifact
 from editors.export.easyedit import require_easyedit, require_mend, save_easyedit
 from editors.export.easyedit_serac import require_serac
+from editors.lockstep import has_shards
 from editors.mend.module import MEND
 from editors.serac.module import SERAC
+from editors.sharding import whole_state
 
 EditorForm = Literal["artifact", "easyedit", "lora", "merged"]
 
@@ -46,21 +48,23 @@ class ExportArtifact(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the weights as they are after the last step."""
         assert isinstance(pl_module, Editor)
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+        if not getattr(trainer, "fast_dev_run", False):
             results = {"metrics": self._metrics, **run_facts(trainer, pl_module)}
             folder = export_artifact(pl_module, Path(trainer.default_root_dir) / self.name, results)
             rank_zero_info(f"Exported the editor to {folder}")
 
 
 def export_artifact(editor: Editor, folder: Path, results: dict[str, Any]) -> Path:
-    """Write the editor as an artifact.
+    """Write the editor as an artifact, on the first process; all have to call it.
 
     Args:
         editor: with its base model loaded.
         folder: where to; must not exist, or be empty.
         results: metrics and the facts that belong to them.
     """
-    return save_artifact(folder, _artifact_config(editor, results), editor.network)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    state = whole_state(editor.network, keep=first)
+    return save_artifact(folder, _artifact_config(editor, results), editor.network, state) if first else folder
 
 
 def require_form(editor: Editor, form: EditorForm, model_name: str | None) -> None:
@@ -97,6 +101,10 @@ def export_editor(
 ) -> Path:
     """Write the editor in a form that `require_form` accepts; arguments are those of it and of `export_artifact`."""
     if form == "easyedit":
+        if has_shards(editor.network):
+            raise UsageError("--format easyedit needs the editor whole: add --config configs/strategy/cpu.yaml")
+        if getattr(rank_zero_only, "rank", 0):
+            return folder
         return save_easyedit(folder, LoadedEditor(_artifact_config(editor, results), editor.network), model_name)
     return export_artifact(editor, folder, results)
 

@@ -7,6 +7,8 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from editors.errors import EditorError
 
 # Lightning starts the other processes of a run by calling the program again; they must agree on the folder.
@@ -17,10 +19,15 @@ _made_here: set[str] = set()
 
 
 def new_run_folder(root: str | Path) -> Path:
-    """Make and return a new folder `ROOT/DATE_TIME`; never one that exists."""
+    """Make and return a new folder `ROOT/DATE_TIME`; never one that exists.
+
+    A process that a cluster started, and that is not the first, makes none: the first one alone writes.
+    """
     if _SHARED in os.environ:
         return Path(os.environ[_SHARED])
     stem = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+    if getattr(rank_zero_only, "rank", 0):
+        return Path(root) / stem
     for suffix in ("", *(f"_{number}" for number in range(2, 1000))):
         folder = Path(root) / f"{stem}{suffix}"
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -17,7 +17,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from editors.base_model import BaseModelConfig, float16_hint, load_base_model, load_tokenizer, weights_hash
 from editors.edits import Edit
@@ -27,10 +27,11 @@ from editors.frozen import FrozenLM
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
 from editors.prefix_store import PrefixCache
 from editors.seq2seq import is_encoder_decoder
+from editors.sharding import whole, whole_shapes
 from editors.text_encoder import TextEncoder, text_encoder
 from editors.tokens import EditBatch, TokenBatch
 
-_FROZEN_PREFIX = "frozen."
+FROZEN_PREFIX = "frozen."
 _LOG = logging.getLogger(__name__)
 
 
@@ -82,6 +83,8 @@ class Editor(LightningModule):
     registered_name: ClassVar[str]
     frozen: FrozenLM
     network: nn.Module
+    load_model: Callable[[BaseModelConfig], PreTrainedModel] = staticmethod(load_base_model)
+    """Loads the base model; a strategy that divides it among processes puts its own function here."""
 
     def __init__(
         self,
@@ -150,7 +153,7 @@ class Editor(LightningModule):
     @cached_property
     def base_weights(self) -> str:
         """Hash of the base model's weights cast to bfloat16: the same for float32 and bfloat16 (not float16)."""
-        return weights_hash(self.frozen.model, torch.bfloat16)
+        return weights_hash(self.frozen.model, torch.bfloat16, whole)
 
     # --- building ----------------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Editor(LightningModule):
         """Load the base model and build the hypernetwork, once. Lightning calls this in every phase."""
         if hasattr(self, "network"):
             return
-        model = load_base_model(self.base_model)
+        model = self.load_model(self.base_model)
         self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
         if self.prefix_cache is not None:
             self.frozen.keep_prefixes(self.prefix_cache)
@@ -187,7 +190,7 @@ class Editor(LightningModule):
         self.last_losses = losses.detach()
         for name, value in self.last_losses.items():
             if name != "shift":
-                self.log(f"train/{name}_loss", value, batch_size=batch.num_episodes)
+                self.log(f"train/{name}_loss", value, batch_size=batch.num_episodes, sync_dist=True)
         self.log("loss", self.last_losses.total, prog_bar=True, logger=False, batch_size=batch.num_episodes)
         return losses.total
 
@@ -197,7 +200,7 @@ class Editor(LightningModule):
         hidden = self.frozen.prefix([batch.edit, batch.rephrase, batch.locality])
         edit, before = self.compute_edit(batch.edit, count, hidden[0])
         edit_loss = self.edit_loss(batch, edit, hidden)
-        locality_loss, shift = self._locality_loss(batch.locality, edit, hidden[2], count)
+        locality_loss, shift = self._locality_loss(batch, edit, hidden)
         total = self.total_loss(edit_loss, locality_loss, edit)
         return EpisodeLosses(total, edit_loss, locality_loss, shift, before.mean())
 
@@ -216,16 +219,22 @@ class Editor(LightningModule):
         """`[]` what is minimised; a subclass may weigh the losses otherwise, or add some of the edit itself."""
         return self.c_edit * edit_loss + self.c_loc * locality_loss
 
-    def _locality_loss(self, texts: TokenBatch, edit: Edit, hidden: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    def _locality_loss(self, batch: EditBatch, edit: Edit, hidden: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         """The KL loss, and the largest change of any logit."""
-        if texts.num_texts == 0:
+        texts, prefix = batch.locality, hidden[2]
+        missing = texts.num_texts == 0
+        if missing and self.frozen.is_shared:
+            # Another process may have locality texts: the passes are run, forwards and backwards, and count nothing.
+            texts, prefix = batch.edit, hidden[0]
+        elif missing:
             zero = torch.zeros((), device=texts.input_ids.device)
             return zero, zero / zero
         with torch.no_grad():
-            base = self.frozen.logits(texts, hidden=hidden)
-        edited = self.frozen.logits(texts, edit, hidden)
-        loss = mean_over_present(*episode_means(locality_kl(base, edited), texts.answer_episode(), count))
-        return loss, (edited.detach() - base).abs().max()
+            base = self.frozen.logits(texts, hidden=prefix)
+        edited = self.frozen.logits(texts, edit, prefix)
+        loss = mean_over_present(*episode_means(locality_kl(base, edited), texts.answer_episode(), batch.num_episodes))
+        shift = (edited.detach() - base).abs().max()
+        return (0 * loss, torch.full_like(shift, torch.nan)) if missing else (loss, shift)
 
     def on_fit_start(self) -> None:
         """Remember the base model's weights, to prove afterwards that training did not touch them."""
@@ -235,7 +244,7 @@ class Editor(LightningModule):
                 "the hypernetwork become zero. Use 16-mixed (on a GPU), or model.base_model.dtype bfloat16 or float32.",
                 self.trainer.precision,
             )
-        self._hash_before_fit = weights_hash(self.frozen.model)
+        self._hash_before_fit = weights_hash(self.frozen.model, None, whole)
         # Now, not when a checkpoint first asks for it: it must name the weights that training started with.
         _ = self.base_weights
 
@@ -247,7 +256,7 @@ class Editor(LightningModule):
         Raises:
             BaseModelError: they differ.
         """
-        if weights_hash(self.frozen.model) != self._hash_before_fit:
+        if weights_hash(self.frozen.model, None, whole) != self._hash_before_fit:
             raise BaseModelError(
                 f"the weights of base model {self.base_model.name!r} changed during training; they must stay frozen. "
                 "Look for a callback or optimiser that writes to them."
@@ -289,7 +298,7 @@ class Editor(LightningModule):
         """Leave the frozen base model out of the checkpoint, but say which one it was."""
         state = checkpoint["state_dict"]
         checkpoint["base_weights"] = self.base_weights
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(_FROZEN_PREFIX)}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(FROZEN_PREFIX)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds exactly this editor and was trained for this base model, and keep its step.
@@ -298,8 +307,8 @@ class Editor(LightningModule):
             EditorError: tensors are missing or have other shapes.
             BaseModelError: the base model has other weights (float32 and bfloat16 of the same ones both pass).
         """
-        wanted = {k: v.shape for k, v in self.state_dict().items() if not k.startswith(_FROZEN_PREFIX)}
-        found = {k: v.shape for k, v in checkpoint["state_dict"].items() if not k.startswith(_FROZEN_PREFIX)}
+        wanted = whole_shapes(self, FROZEN_PREFIX)
+        found = {k: v.shape for k, v in checkpoint["state_dict"].items() if not k.startswith(FROZEN_PREFIX)}
         wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         if wrong:
             key = wrong[0]
@@ -336,4 +345,4 @@ class Editor(LightningModule):
 def _forget_frozen(_: nn.Module, incompatible: Any) -> None:
     """Do not count the base model's weights as missing: a checkpoint leaves them out."""
     missing = incompatible.missing_keys
-    missing[:] = [key for key in missing if not key.startswith(_FROZEN_PREFIX)]
+    missing[:] = [key for key in missing if not key.startswith(FROZEN_PREFIX)]

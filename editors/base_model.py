@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -181,6 +183,17 @@ def _untie_head(model: Any) -> None:
     head.weight = nn.Parameter(torch.empty_like(head.weight))
 
 
+def weights_dtype(config: BaseModelConfig) -> torch.dtype:
+    """The type that the weights are loaded in, without loading them; float32 where "auto" meets none.
+
+    Raises:
+        BaseModelError: there is nothing at `config.name`.
+    """
+    if config.dtype != "auto":
+        return cast(torch.dtype, getattr(torch, config.dtype))
+    return cast(torch.dtype, load_config(config).dtype or torch.float32)
+
+
 def _without_gguf_marks(model: PreTrainedModel) -> PreTrainedModel:
     """Rebuild a dequantised GGUF model as an ordinary one: transformers refuses to save it otherwise."""
     config = copy.deepcopy(model.config)
@@ -213,21 +226,27 @@ def longest_text(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+def weights_hash(
+    model: nn.Module,
+    dtype: torch.dtype | None = None,
+    readable: Callable[[list[nn.Parameter]], AbstractContextManager[None]] | None = None,
+) -> str:
     """SHA-256 over the names and values of all parameters.
 
     Args:
         model: the base model.
         dtype: cast floating-point values to this type first. With `torch.bfloat16`, a checkpoint loaded in float32 and
             the same checkpoint loaded in bfloat16 agree. Loaded in float16 it does not: that loses other digits.
+        readable: makes parameters readable that are not here as a whole; called with one after the other.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        values = parameter.detach()
-        if dtype is not None and values.is_floating_point():
-            values = values.to(dtype)
-        digest.update(name.encode())
-        digest.update(raw_bytes(values))
+        with nullcontext() if readable is None else readable([parameter]):
+            values = parameter.detach()
+            if dtype is not None and values.is_floating_point():
+                values = values.to(dtype)
+            digest.update(name.encode())
+            digest.update(raw_bytes(values))
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ Shape legend: E episodes, N answer tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from editors.edits import Edit
 from editors.generation import Begun
 from editors.key_values import KeyValues
+from editors.lockstep import names_of_all
 from editors.losses import answer_nll, episode_means, locality_kl
 from editors.metrics import MetricTable, agreement, generated_match, probability_success, teacher_forced
 from editors.seq2seq import is_encoder_decoder
@@ -54,15 +56,19 @@ class Evaluator:
             self._update(editor, batch.outside_inference_mode(), generate=generate)
 
     def _update(self, editor: Editor, batch: EditBatch, *, generate: bool) -> None:
-        probes = {name: editor.text_encoder.scored(tokens) for name, tokens in _probes(batch).items()}
+        own = {name: editor.text_encoder.scored(tokens) for name, tokens in _probes(batch).items()}
+        # Where processes share the base model, each runs the passes of all; its edit texts stand in for what it lacks.
+        names = names_of_all(own) if editor.frozen.is_shared else list(own)
+        probes = {name: own.get(name, own["reliability"]) for name in names}
         passes = _Passes(editor.frozen, probes, keep=generate)
         edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, passes.hidden["reliability"])
         base, edited = passes.run(None), passes.run(edit)
-        values = _forced_scores(probes, base.logits, edited.logits, batch.num_episodes)
-        values |= _losses(editor, probes, base.logits, edited.logits, batch.num_episodes)
+        before, after = ({name: run.logits[name] for name in own} for run in (base, edited))
+        values = _forced_scores(own, before, after, batch.num_episodes)
+        values |= _losses(editor, own, before, after, batch.num_episodes)
         if generate:
             probes.pop("ground_truth", None)
-            values |= _generated_scores(editor, probes, base, edited, batch.num_episodes)
+            values |= _generated_scores(editor, probes, own, base, edited, batch.num_episodes)
         if not batch.counted:
             return
         for name, (value, present) in values.items():
@@ -168,13 +174,15 @@ def _edit_losses(tokens: TokenBatch, logits: Tensor, count: int) -> _Values:
 
 
 def _generated_scores(
-    editor: Editor, probes: dict[str, TokenBatch], base: _Run, edited: _Run, count: int
+    editor: Editor, probes: dict[str, TokenBatch], own: Collection[str], base: _Run, edited: _Run, count: int
 ) -> dict[str, _Values]:
-    """Free-generation measures of every promise, before and after the edit."""
+    """Free-generation measures of every promise that is `own`, before and after the edit; all `probes` are run."""
     befores = _continuations(editor.frozen, editor.tokenizer, probes, base)
     afters = _continuations(editor.frozen, editor.tokenizer, probes, edited)
     values: dict[str, _Values] = {}
     for (name, tokens), before, after in zip(probes.items(), befores, afters, strict=True):
+        if name not in own:
+            continue
         # An encoder-decoder model's answer ends with the end-of-text token.
         answers = editor.tokenizer.batch_decode(tokens.answer_ids(), skip_special_tokens=True)
         for prefix, texts in (("before/", before), ("", after)):

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from editors.edits import Edit
+from editors.errors import EditorError
 from editors.generation import Begun, generate
 from editors.key_values import KeyValues, text_in_cache
+from editors.lockstep import has_shards
 from editors.losses import answer_nll, episode_means
 from editors.output_gradients import output_gradients
 from editors.prefix import FrozenPrefix
@@ -125,6 +127,11 @@ class FrozenLM(nn.Module):
         """How many blocks lie below the edit, in the stack that reads the prompt."""
         return self._prefix.depth
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the weights are divided among processes, which then have to run equally many passes."""
+        return has_shards(self.model)
+
     def site_widths(self) -> dict[str, tuple[int, int]]:
         """`(d_in, d_out)` of each site."""
         return {site: linear_widths(self.model.get_submodule(site)) for site in self.sites}
@@ -144,10 +151,19 @@ class FrozenLM(nn.Module):
             batches: the texts.
             kept: for each batch where to keep the texts' keys and values (decoder-only models).
         """
-        return self._prefix.states(batches, kept)
+        return self._prefix.states(batches, kept, in_step=self.is_shared)
 
     def keep_prefixes(self, cache: PrefixCache) -> None:
-        """Keep what `prefix` computes, and look it up when a text comes again."""
+        """Keep what `prefix` computes, and look it up when a text comes again.
+
+        Raises:
+            EditorError: the model is divided among processes.
+        """
+        if self.is_shared:
+            raise EditorError(
+                "model.prefix_cache needs a strategy that keeps the base model whole: processes that share it must run "
+                "equally many passes, whatever each has kept. Leave it out, or use DDP, ZeRO-1 or ZeRO-2"
+            )
         self._prefix.store = PrefixStore(cache, self.model, self.prefix_depth) if self.prefix_depth else None
 
     @property
@@ -267,4 +283,4 @@ class FrozenLM(nn.Module):
         Returns:
             For each batch and text the generated ids, up to where the model ended the text.
         """
-        return generate(self.model, batches, edit, extra_tokens, begun)
+        return generate(self.model, batches, edit, extra_tokens, begun, in_step=self.is_shared)

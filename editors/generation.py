@@ -39,6 +39,8 @@ def generate(
     edit: Edit | None = None,
     extra_tokens: int = 0,
     begun: Sequence[Begun] | None = None,
+    *,
+    in_step: bool = False,
 ) -> list[list[list[int]]]:
     """Greedy continuation of each text's prompt; see `FrozenLM.generate`.
 
@@ -50,13 +52,17 @@ def generate(
     ends = _end_ids(model)
     generated = [_until_end(prompt.begun, ends) for prompt in prompts]
     extra = pass_cost(batches[0].input_ids.device) if batches else 0
-    open_ends = [i for i, prompt in enumerate(prompts) if prompt.missing and generated[i] == prompt.begun]
+    # Processes that share the model go on with finished texts as well: otherwise one might have none left.
+    finished = [generated[i] != prompt.begun for i, prompt in enumerate(prompts)]
+    open_ends = [i for i, prompt in enumerate(prompts) if prompt.missing and (in_step or not finished[i])]
     missing = [prompts[i].missing for i in open_ends]
-    for group in groups(missing, lambda texts, length: length * (extra + texts)):
+    for group in groups(missing, lambda texts, length: length * (extra + texts), in_step=in_step):
         chosen = [prompts[open_ends[i]] for i in group]
         outputs = _generate_group(model, chosen, edit, max(prompt.missing for prompt in chosen))
         for i, output in zip(group, outputs, strict=True):
-            generated[open_ends[i]] += output[: missing[i]]
+            row = open_ends[i]
+            if not finished[row]:
+                generated[row] = [*prompts[row].begun, *output[: missing[i]]]
     counts = [batch.num_texts for batch in batches]
     return [generated[sum(counts[:b]) : sum(counts[: b + 1])] for b in range(len(counts))]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torchmetrics import MeanMetric
 
+from editors.lockstep import names_of_all
 from editors.losses import answer_nll, episode_means
 from editors.tokens import TokenBatch
 
@@ -49,9 +50,7 @@ class MetricTable(nn.Module):
         names = sorted(self._metrics)
         if distributed.is_available() and distributed.is_initialized():
             # A process may have met no text of some kind; all must reduce the same list.
-            everyone: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-            distributed.all_gather_object(everyone, names)
-            names = sorted({name for part in everyone for name in part})
+            names = names_of_all(names)
         return {name.replace("#", "."): float(self._metric(name, device).compute()) for name in names}
 
     def reset(self) -> None:

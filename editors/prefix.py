@@ -44,7 +44,9 @@ class FrozenPrefix:
         self.store: PrefixStore | None = None
 
     @torch.no_grad()
-    def states(self, batches: Sequence[TokenBatch], kept: Sequence[KeyValues] | None = None) -> list[Tensor | None]:
+    def states(
+        self, batches: Sequence[TokenBatch], kept: Sequence[KeyValues] | None = None, *, in_step: bool = False
+    ) -> list[Tensor | None]:
         """Hidden states `[B, T, d]` at the entrance of the lowest edited block; see `FrozenLM.prefix`."""
         if self.depth == 0 or not batches:
             return [None] * len(batches)
@@ -52,11 +54,12 @@ class FrozenPrefix:
         compact = [Compact(batch) for batch in batches]
         # A text that comes more than once is read once: where a paraphrase is the edit prompt itself, for instance.
         texts = list(dict.fromkeys(ids for part in compact for ids in part.texts))
-        found = self._known(texts, device) if kept is None else {}
+        found = self._known(texts, device) if kept is None and not in_step else {}
         missing = [ids for ids in texts if ids not in found]
         extra = pass_cost(device)
         keys: dict[Text, Tensor] = {}
-        for group in groups([len(ids) for ids in missing], lambda count, length: extra + count * length):
+        lengths = [len(ids) for ids in missing]
+        for group in groups(lengths, lambda count, length: extra + count * length, in_step=in_step):
             found |= self._read([missing[i] for i in group], device, keys if kept is not None else None)
         for part, own in zip(compact, kept or [], strict=False):
             for row, ids in enumerate(part.texts):

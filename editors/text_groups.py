@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from editors.lockstep import as_many_as_others
 from editors.tokens import TokenBatch
 
 # What another prefix pass costs, in tokens that could be computed in its stead, because it reads all weights once more:
@@ -50,12 +51,14 @@ class Compact:
         return padded.new_zeros(*self._order.shape, padded.shape[-1]).scatter(1, places, padded)
 
 
-def groups(lengths: Sequence[int], cost: Callable[[int, int], int]) -> list[list[int]]:
+def groups(lengths: Sequence[int], cost: Callable[[int, int], int], *, in_step: bool = False) -> list[list[int]]:
     """Indices of texts in groups of similar length, such that the groups' costs add up to the least.
 
     Args:
         lengths: of the texts.
         cost: what a group of so many texts costs if the longest has such a length.
+        in_step: processes share the model that will run the groups, and need equally many: the cheapest group is there
+            again until they have. Collective.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     # For the `end` shortest texts: the least cost, and where the last group of that solution starts.
@@ -69,4 +72,4 @@ def groups(lengths: Sequence[int], cost: Callable[[int, int], int]) -> list[list
         start = best[end][1]
         found.append(order[start:end])
         end = start
-    return found
+    return as_many_as_others(found) if in_step else found

@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from editors.base_model import BaseModelConfig, float16_hint, longest_text, weights_hash
 from editors.edits import Edit, ModelKeepingNetwork, TextEditNetwork
@@ -66,25 +66,31 @@ class ArtifactConfig:
     format: str = FORMAT
 
 
-def save_artifact(folder: str | Path, config: ArtifactConfig, network: nn.Module) -> Path:
+def save_artifact(
+    folder: str | Path, config: ArtifactConfig, network: nn.Module, state: dict[str, Tensor] | None = None
+) -> Path:
     """Write a trained editor; the folder appears only when it is complete.
 
     Args:
         folder: where to; must not exist, or be empty.
         config: what the editor is and needs.
         network: its network.
+        state: the network's tensors, where they are not in it as a whole.
 
     Raises:
         ArtifactError: the folder holds something already.
     """
     with new_folder(folder) as temporary:
-        _write_artifact(temporary, config, network)
+        _write_artifact(temporary, config, network, state)
     return Path(folder)
 
 
-def _write_artifact(folder: Path, config: ArtifactConfig, network: nn.Module) -> None:
-    """Write the files of an artifact."""
-    save_tensors(network.state_dict(), folder / "model.safetensors", {"format": "pt"})
+def _write_artifact(
+    folder: Path, config: ArtifactConfig, network: nn.Module, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write the files of an artifact; arguments are those of `save_artifact`."""
+    state = network.state_dict() if state is None else state
+    save_tensors(state, folder / "model.safetensors", {"format": "pt"})
     if isinstance(network, ModelKeepingNetwork):
         network.keep_models(folder / _MODELS)
     save_json(asdict(config), folder / "config.json")

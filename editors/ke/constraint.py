@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from editors.edits import LowRankEdit
 from editors.errors import EditorError
+from editors.sharding import overwrite, whole
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ class Constraint(nn.Module):
     @torch.no_grad()
     def clamp(self) -> None:
         """Keep the multiplier from falling below 0 (a constraint never pulls outwards)."""
-        self.multiplier.clamp_(min=0)
+        with whole([self.multiplier]):
+            value = self.multiplier.clone()
+        if value < 0:
+            overwrite(self.multiplier, torch.zeros_like(value))
 
     @torch.no_grad()
     def tighten(self, factor: float) -> None:

@@ -19,6 +19,7 @@ from editors.ke.constraint import Constraint, Margin, update_norm
 from editors.ke.network import KEConfig, KENetwork, KEShape
 from editors.losses import answer_nll, episode_means, mean_over_present
 from editors.prefix_store import PrefixCache
+from editors.sharding import whole
 from editors.tokens import EditBatch
 
 
@@ -106,7 +107,8 @@ class KE(Editor):
             input_rows=[site for site in self.frozen.sites if isinstance(model.get_submodule(site), Conv1D)],
         )
         network = KENetwork(self.frozen.site_widths(), shape)
-        network.condition.embedding.weight.copy_(embedding.weight)
+        with whole([embedding.weight]):
+            network.condition.embedding.weight.copy_(embedding.weight)
         return network
 
     def network_config(self) -> dict[str, Any]:

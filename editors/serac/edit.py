@@ -145,17 +145,20 @@ class MemoryEdit:
         """
         scope = self.network.scope
         queries = scope.embed(prompts)
-        log_score = queries.new_full((len(prompts),), -torch.inf)
+        squared_distance = queries.new_zeros(len(prompts))
         nearest: list[EditRequest | None] = [None] * len(prompts)
         for e in dict.fromkeys(episode):
             memory, rows = self.memories[e], [i for i, owner in enumerate(episode) if owner == e]
             if len(memory):
                 index, distance = memory.nearest(queries[rows].to(memory.keys.device))
-                requests = [memory.request(place) for place in index.tolist()]
-                texts = [prompts[row] for row in rows], [request.prompt for request in requests]
-                log_score[rows] = scope.log_score(distance.to(queries.device), *texts)
-                for row, request in zip(rows, requests, strict=True):
-                    nearest[row] = request
+                squared_distance[rows] = distance.to(queries.device, queries.dtype)
+                for row, place in zip(rows, index.tolist(), strict=True):
+                    nearest[row] = memory.request(place)
+        # All pairs at once: processes that share a sharded scope classifier must run it equally often.
+        found = [row for row, request in enumerate(nearest) if request is not None]
+        texts = [prompts[row] for row in found], [request.prompt for request in nearest if request is not None]
+        log_score = queries.new_full((len(prompts),), -torch.inf)
+        log_score[found] = scope.log_score(squared_distance[found], *texts)
         return Routes(log_score, nearest)
 
 

@@ -92,6 +92,11 @@ class SERAC(Editor):
 
     def build_network(self) -> SERACNetwork:
         """Scope classifier and counterfactual model for the frozen base model."""
+        if self.frozen.is_shared and (self.serac.counterfactual != "adapter" or self.mined_negatives):
+            raise EditorError(
+                f"with a sharded base model SERAC trains with serac.counterfactual adapter and mined_negatives 0 only, "
+                f"got {self.serac.counterfactual} and {self.mined_negatives}: use a strategy that keeps models whole"
+            )
         network = SERACNetwork(self.frozen.site_widths(), self.serac, base=self.base_model)
         network.tokenizer = self.tokenizer
         return network
@@ -150,12 +155,16 @@ class SERAC(Editor):
         """`c_edit * NLL + c_loc * KL(base || mixture)`, both through the soft mixture."""
         rephrase_scores, locality_scores = pairs.own_scores()
         hidden = self.frozen.prefix([batch.rephrase, batch.locality])
-        _, mixed = self._mixed(batch.rephrase, pairs.rephrase_requests(), rephrase_scores, hidden[0])
+        requests = pairs.rephrase_requests()
+        _, mixed = self._mixed(batch.rephrase, requests, rephrase_scores, hidden[0])
         nll = answer_nll(mixed, batch.rephrase.targets)
         edit_loss = mean_over_present(*episode_means(nll, batch.rephrase.answer_episode(), batch.num_episodes))
         if batch.locality.num_texts == 0:
             zero = torch.zeros_like(edit_loss.detach())
-            return EpisodeLosses(self.c_edit * edit_loss, edit_loss, zero, zero / zero)
+            total = self.c_edit * edit_loss
+            if self.frozen.is_shared:  # other processes may have locality texts: their passes, which count nothing
+                total = total + 0 * self._mixed(batch.rephrase, requests, rephrase_scores, hidden[0])[1].sum()
+            return EpisodeLosses(total, edit_loss, zero, zero / zero)
         base, mixed = self._mixed(batch.locality, pairs.locality_requests(), locality_scores, hidden[1])
         divergence = episode_means(locality_kl(base, mixed), batch.locality.answer_episode(), batch.num_episodes)
         locality_loss = mean_over_present(*divergence)
@@ -185,10 +194,11 @@ class SERAC(Editor):
     @torch.no_grad()
     def _score_scope(self, stage: str, loaders: Any, limits: Sequence[float]) -> None:
         scores: dict[str, list[float]] = {}
-        for batch in _batches(loaders, limits):
-            if batch.counted:
+        # Outside of inference mode, whose tensors a sharded classifier could not use in training.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            for batch in _batches(loaders, limits):
                 for kind, log_scores in EditPairs.of(self.network, batch).by_kind(1).items():
-                    scores.setdefault(kind, []).extend(log_scores.exp().tolist())
+                    scores.setdefault(kind, []).extend(log_scores.exp().tolist() if batch.counted else [])
         self.scope_scores = {kind: torch.tensor(values) for kind, values in _of_all_processes(scores).items() if values}
         inside = self.scope_scores.get("paraphrase", torch.zeros(0))
         if self.trainer.state.fn == TrainerFn.FITTING:

@@ -27,6 +27,26 @@ if TYPE_CHECKING:
     from editors.serac.edit import MemoryEdit
 
 
+class _Factors(nn.Module):
+    """One factor for each site. They are read in a forward pass: there DeepSpeed gathers what it has divided.
+
+    Args:
+        factors: `[r, d]` for each key; names of parameters hold no dot.
+    """
+
+    def __init__(self, factors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for key, factor in factors.items():
+            self.register_parameter(key, nn.Parameter(factor))
+
+    def __getitem__(self, key: str) -> nn.Parameter:
+        return self.get_parameter(key)
+
+    def forward(self) -> tuple[Tensor, ...]:
+        """For each factor `[2, r, d]`: nothing, and the factor."""
+        return tuple(torch.stack([torch.zeros_like(factor), factor]) for factor in self.parameters())
+
+
 class LowRankAdapter(Counterfactual):
     """`y + (x A^T) B` at every site (LoRA, Hu et al. 2021, section 4.1), kept as the branch of a `LowRankEdit`.
 
@@ -39,17 +59,15 @@ class LowRankAdapter(Counterfactual):
         super().__init__()
         self.sites = list(site_widths)
         # B starts at zero, so that the counterfactual model starts as the base model.
-        self.down = nn.ParameterDict(
-            {_key(site): nn.Parameter(torch.randn(rank, d_in) * d_in**-0.5) for site, (d_in, _) in site_widths.items()}
+        self.down = _Factors(
+            {_key(site): torch.randn(rank, d_in) * d_in**-0.5 for site, (d_in, _) in site_widths.items()}
         )
-        self.up = nn.ParameterDict(
-            {_key(site): nn.Parameter(torch.zeros(rank, d_out)) for site, (_, d_out) in site_widths.items()}
-        )
+        self.up = _Factors({_key(site): torch.zeros(rank, d_out) for site, (_, d_out) in site_widths.items()})
 
     def edit(self) -> LowRankEdit:
         """An edit of two episodes: in episode 0 nothing is changed, in episode 1 the adapter is on."""
-        factors = ((site, self.down[_key(site)], self.up[_key(site)]) for site in self.sites)
-        return LowRankEdit({site: SiteUpdate(_switch(down), _switch(up)) for site, down, up in factors})
+        factors = zip(self.sites, self.down(), self.up(), strict=True)
+        return LowRankEdit({site: SiteUpdate(down, up) for site, down, up in factors})
 
     def logits(self, texts: BaseTexts, frozen: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
         """See `Counterfactual.logits`."""
@@ -66,10 +84,6 @@ def _key(site: str) -> str:
     return site.replace(".", "#")  # names of parameters hold no dot
 
 
-def _switch(factor: Tensor) -> Tensor:
-    return torch.stack([torch.zeros_like(factor), factor])
-
-
 class _AdapterPasses(Passes):
     """The base model reads the contexts, with the adapter on for texts in scope; soft routing runs each text twice."""
 
@@ -77,7 +91,8 @@ class _AdapterPasses(Passes):
         self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None, adapter: LowRankAdapter
     ) -> None:
         super().__init__(edit, model, episode, texts)
-        self.adapter = adapter
+        # Whether it is needed or not: processes that share a sharded adapter must gather it equally often.
+        self.adapter = adapter.edit()
         self.join = prepend
         self.on = ExitStack()
         # Of the prompts: their width without contexts, and their mask with contexts.
@@ -94,7 +109,7 @@ class _AdapterPasses(Passes):
         self.prompt_width = ids.shape[1]
         ids, self.mask = self.join(ids, mask, contexts, self.network.special_ids)
         self._check_length()
-        self.on.enter_context(self.adapter.edit().applied(self.model, gate.to(ids.device)))
+        self.on.enter_context(self.adapter.applied(self.model, gate.to(ids.device)))
         return self._arguments(ids, self.mask)
 
     def go_on(self, ids: Tensor, mask: Tensor | None, past: int) -> dict[str, Any]:

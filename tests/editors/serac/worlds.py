@@ -52,7 +52,7 @@ def new_network(model: PreTrainedModel, encoder: Path, seed: int = 0, **config: 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         network = SERACNetwork(widths, SERACConfig(**{"encoder": str(encoder), "rank": 3, **config}))
-        for up in network.adapter.up.values():
+        for up in network.adapter.up.parameters():
             up.normal_(std=0.3)
     network.tokenizer = Words()  # type: ignore[assignment]
     return network.requires_grad_(requires_grad=False)
@@ -70,7 +70,7 @@ def new_editor(world: TinyWorld, serac: dict[str, Any] | None = None, **argument
         )
         editor.configure_model()
         if editor.serac.counterfactual == "adapter":
-            for up in editor.network.adapter.up.values():
+            for up in editor.network.adapter.up.parameters():
                 torch.nn.init.normal_(up, std=0.1)
     return editor
 

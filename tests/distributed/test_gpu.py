@@ -1,0 +1,25 @@
+"""The strategies for GPUs, on one: MEND with a base model in bfloat16 trains, validates, exports and goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_world import TinyWorld, run_process
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("strategy", ["single_gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp"])
+def test_mend_trains_and_goes_on(tiny_world: TinyWorld, tmp_path: Path, strategy: str) -> None:
+    root = tmp_path / "runs"
+    under = [f"--config=configs/strategy/{strategy}.yaml", "--trainer.devices=1", "--model.base_model.dtype=bfloat16"]
+    first = run_process(tiny_world.arguments("fit", root, *under, "--trainer.max_steps=6"))
+    assert first.returncode == 0, first.stderr
+    resumed = run_process(tiny_world.arguments("fit", root, *under, "--ckpt_path=last"))
+    assert resumed.returncode == 0, resumed.stderr
+    last = max(root.iterdir())
+    assert json.loads((last / "results/metrics.json").read_text())["step"] == 12
+    assert (last / "artifact/model.safetensors").exists()

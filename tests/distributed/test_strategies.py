@@ -1,0 +1,243 @@
+"""Every editor under every strategy: two processes find what one process finds with the same global batch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from editors.base_model import BaseModelConfig, load_base_model, weights_hash
+from tests.distributed.pair import pair
+from tests.tiny_world import TinyWorld, run, write_splits
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+STEPS, HALF = 6, 3
+EDITORS = ("ke", "mend", "serac")
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
+
+# Under SERAC's other objective each process takes its negatives from its own part of the batch.
+OWN = {"ke": [], "mend": [], "serac": ["--model.objective=mixture"]}
+
+
+def item(class_path: str, **init_args: Any) -> dict[str, Any]:
+    """An entry of a list of callbacks."""
+    return {"class_path": class_path, "init_args": init_args}
+
+
+_CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
+CALLBACKS = [
+    item(_CHECKPOINT, filename="last", enable_version_counter=False),
+    item("callbacks.Watchdog"),
+    item("callbacks.ResultsFile"),
+    item("callbacks.ExportArtifact"),
+]
+
+
+def under(strategy: str) -> list[str]:
+    """Arguments for two processes on the CPU."""
+    if strategy == "ddp":
+        return ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    init = "--trainer.strategy.init_args"
+    # The tiny model's weights would all be small enough to be kept whole.
+    return ["--config=configs/strategy/zero3_cpu.yaml", f"{init}.stage={strategy[-1]}", f"{init}.keep_whole_below=1"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished trainings.
+
+    Args:
+        folder: holds a root for each.
+        model: the base model.
+    """
+
+    folder: Path
+    model: Path
+
+    def root(self, name: str) -> Path:
+        return self.folder / name
+
+    def held(self, name: str) -> Path:
+        """Where the processes write what they hold."""
+        return self.folder / f"held-{name}"
+
+    def run(self, name: str) -> Path:
+        """The newest run below a root."""
+        return max(self.root(name).iterdir())
+
+    def losses(self, name: str) -> list[float]:
+        """The total loss of each step, over all runs below a root."""
+        found: dict[int, float] = {}
+        for path in sorted(self.root(name).glob("*/metrics.csv")):
+            with path.open() as file:
+                rows = [row for row in csv.DictReader(file) if row["train/total_loss"]]
+            found |= {int(row["step"]): float(row["train/total_loss"]) for row in rows}
+        return [loss for _, loss in sorted(found.items())]
+
+    def results(self, name: str) -> Any:
+        return json.loads((self.run(name) / "results/metrics.json").read_text())
+
+    def checkpoint(self, name: str) -> Path:
+        return self.run(name) / "checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Trainings of every editor, alone and in pairs, and trainings that go on under other strategies."""
+    world = TinyWorld(tiny_world.model, uneven_data(tmp_path_factory.mktemp("uneven")))
+    found = Runs(tmp_path_factory.mktemp("strategies"), tiny_world.model)
+
+    def arguments(name: str, editor: str, episodes: int, callbacks: list[Any], *more: str) -> list[str]:
+        # Five validation records: the processes get different numbers of them.
+        common = ["--data.limit_val=5", f"--data.episodes_per_batch={episodes}", "--model.lr_schedule=constant"]
+        steps = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={HALF}"]
+        listed = f"--trainer.callbacks={json.dumps([*CALLBACKS, *callbacks])}"
+        return world.arguments("fit", found.root(name), *common, *steps, listed, *OWN[editor], *more, editor=editor)
+
+    def alone(name: str, editor: str, *more: str) -> None:
+        run(arguments(name, editor, 4, [], *more))
+
+    def together(name: str, editor: str, strategy: str, *more: str, callbacks: Sequence[Any] = ()) -> list[str]:
+        held = item("tests.distributed.probes.Held", folder=str(found.held(name)))
+        return arguments(name, editor, 2, [held, *callbacks], *under(strategy), *more)
+
+    half, last = f"--trainer.max_steps={HALF}", "--ckpt_path=last"
+    generate = "--model.generate_in_validation=true"
+    pairs = [together(f"{editor}-{strategy}", editor, strategy) for editor in EDITORS for strategy in STRATEGIES]
+    pairs += [
+        together("ke-to-one", "ke", "zero3", half),
+        together("one-to-zero3", "mend", "zero3", last, generate, callbacks=[item("callbacks.ExampleTable", count=1)]),
+        together("zero3-to-zero2", "serac", "zero3", half),
+        together("zero3-to-zero2", "serac", "zero2", last),
+        together("crash", "mend", "zero3", callbacks=[item("tests.lifecycle.crashes.CrashAtBatch", batch=HALF + 1)]),
+        together("crash", "mend", "zero3", last),
+    ]
+    half_precision = "--model.base_model.dtype=bfloat16"
+    pairs += [together(f"bfloat16-{name}", "mend", name, half, half_precision) for name in ("zero2", "zero3")]
+    alone("one-to-zero3", "mend", half)
+    with pair(found.folder / "output", pairs):
+        alone("mend-one", "mend", generate)
+        alone("ke-one", "ke")
+        alone("serac-one", "serac")
+    alone("ke-to-one", "ke", last)
+    return found
+
+
+def uneven_data(folder: Path) -> Path:
+    """Data of which one validation record has a question that the others lack."""
+    path = write_splits(folder) / "val.json"
+    rows = json.loads(path.read_text())
+    rows[0]["portability"] = {"New Question": "Where is the seat of its court?", "New Answer": "Osten"}
+    path.write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.fixture(params=[f"{editor}-{strategy}" for editor in EDITORS for strategy in STRATEGIES])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def reference(name: str) -> str:
+    return f"{name.split('-', maxsplit=1)[0]}-one"
+
+
+def test_losses_are_those_of_one_process(runs: Runs, name: str) -> None:
+    assert len(runs.losses(name)) == STEPS
+    assert runs.losses(name) == pytest.approx(runs.losses(reference(name)), abs=1e-6)
+
+
+def test_metrics_are_those_of_one_process(runs: Runs, name: str) -> None:
+    assert_equal_metrics(runs, name)
+
+
+def test_generation_in_step_gives_the_answers_of_one_process(runs: Runs) -> None:
+    assert "portability_Reasoning/generated/exact_match" in runs.results("one-to-zero3")["metrics"]
+    assert_equal_metrics(runs, "one-to-zero3", "mend-one")
+    examples = json.loads((runs.run("one-to-zero3") / "results/examples.json").read_text())
+    assert [example["kind"] for example in examples] == ["edit", "paraphrase", "neighbour"]
+
+
+def assert_equal_metrics(runs: Runs, name: str, other: str | None = None) -> None:
+    found, wanted = (runs.results(n)["metrics"] for n in (name, other or reference(name)))
+    assert "portability_Reasoning/teacher_forced/exact_match" in found
+    assert found == pytest.approx({key: wanted[key] for key in found}, abs=1e-5)
+
+
+def test_base_weights_are_named_as_they_are(runs: Runs, name: str) -> None:
+    model = load_base_model(BaseModelConfig(str(runs.model), dtype="float32"))
+    assert runs.results(name)["base_weights"] == weights_hash(model, torch.bfloat16)
+
+
+def test_the_exported_editor_is_the_checkpoints(runs: Runs, name: str) -> None:
+    state = torch.load(runs.checkpoint(name), weights_only=True)["state_dict"]
+    wanted = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    found, alone = (load_file(runs.run(n) / "artifact/model.safetensors") for n in (name, reference(name)))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    # Adam makes much of gradients that are nearly zero: KE's gates move by 3e-2 in a step.
+    torch.testing.assert_close(found, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_checkpoints_hold_the_editor_only(runs: Runs, name: str) -> None:
+    found, wanted = (torch.load(runs.checkpoint(n), weights_only=True) for n in (name, reference(name)))
+    assert shapes(found["state_dict"]) == shapes(wanted["state_dict"])
+    assert shapes(found["optimizer_states"]) == shapes(wanted["optimizer_states"])
+    states = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (found, wanted))
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-4)
+    tensors = elements(found["state_dict"]) + elements(found["optimizer_states"])
+    # Of so small an editor the names of its tensors and the trainer's state take most of the file.
+    overhead = runs.checkpoint(reference(name)).stat().st_size - 4 * tensors
+    assert runs.checkpoint(name).stat().st_size <= 1.05 * 4 * tensors + overhead
+
+
+def shapes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: shapes(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shapes(item) for item in value]
+    return value.shape if isinstance(value, torch.Tensor) else type(value)
+
+
+def elements(value: Any) -> int:
+    if isinstance(value, dict | list | tuple):
+        return sum(map(elements, value.values() if isinstance(value, dict) else value))
+    return value.numel() if isinstance(value, torch.Tensor) else 0
+
+
+def test_zero3_divides_base_model_and_editor(runs: Runs, name: str) -> None:
+    share = 0.5 if name.endswith("zero3") else 1.0
+    assert_held(runs, name, 4 * share, 4 * share)
+
+
+def test_a_base_model_in_bfloat16_stays_so_beside_an_editor_in_float32(runs: Runs) -> None:
+    for name, share in (("bfloat16-zero2", 1), ("bfloat16-zero3", 0.5)):
+        assert_held(runs, name, 2 * share, 4 * share)
+    assert runs.losses("bfloat16-zero3") == pytest.approx(runs.losses("bfloat16-zero2"), abs=1e-3)
+
+
+def assert_held(runs: Runs, name: str, base: float, network: float) -> None:
+    """Assert that each process holds so many bytes for each number."""
+    for rank in range(2):
+        held = json.loads((runs.held(name) / f"{rank}.json").read_text())
+        assert held["base"] == pytest.approx(base * held["all_base"], rel=0.01)
+        assert held["network"] == pytest.approx(network * held["all_network"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("ke-to-one", "ke"), ("one-to-zero3", "mend"), ("zero3-to-zero2", "serac")]
+)
+def test_a_run_goes_on_under_another_strategy(runs: Runs, name: str, other: str) -> None:
+    assert len(list(runs.root(name).iterdir())) == 2
+    assert runs.losses(name) == pytest.approx(runs.losses(f"{other}-one"), abs=1e-6)
+
+
+def test_a_crashed_run_goes_on_exactly(runs: Runs) -> None:
+    assert len(list(runs.root("crash").iterdir())) == 2
+    assert runs.losses("crash")[HALF:] == runs.losses("mend-zero3")[HALF:]
