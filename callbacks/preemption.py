@@ -75,7 +75,7 @@ class SaveOnSigterm(Checkpoint):
         self._told = True
 
     def _stop_if_told(self, trainer: Trainer) -> None:
-        if not self._between_steps or trainer.fast_dev_run:
+        if not self._between_steps or getattr(trainer, "fast_dev_run", False):
             return
         told = torch.tensor(float(self._told), device=trainer.strategy.root_device)
         if not trainer.strategy.reduce(told, reduce_op="sum"):

@@ -49,7 +49,7 @@ def make(world: TinyWorld, folder: Path, **settings: Any) -> LoadedEditor:
         torch.manual_seed(0)
         editor.configure_model()
         if config.counterfactual == "adapter":
-            for parameter in editor.network.adapter.up.values():
+            for parameter in editor.network.adapter.up.parameters():
                 parameter.data.normal_(std=0.2)
     if config.scope == "embedding":  # about half of the questions are in the scope of the first edit
         with torch.no_grad():
