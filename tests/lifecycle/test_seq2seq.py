@@ -119,11 +119,15 @@ def test_batch_makes_and_scores_edits(life: Life, tmp_path: Path) -> None:
     assert code == (3 if limited else 0)
     assert [line["status"] for line in lines] == ["done", "bad" if limited else "done", "done", "done"]
     for line in lines[2:]:
-        edit = LowRankEdit.load(tmp_path / f"out/edits/{line['row']}.safetensors")
-        alone = low_rank(loaded.edit(model, tokenizer, [EditRequest(line["prompt"], line["target"])]))
-        for site, update in alone.updates.items():
-            found = edit.updates[site].weight_delta()
-            torch.testing.assert_close(found, update.weight_delta(), rtol=1e-4, atol=1e-5)
+        alone = loaded.edit(model, tokenizer, [EditRequest(line["prompt"], line["target"])])
+        saved = tmp_path / f"out/edits/{line['row']}.safetensors"
+        if EDITORS[life.editor.registered_name].low_rank:
+            edit = LowRankEdit.load(saved)
+            for site, update in low_rank(alone).updates.items():
+                found = edit.updates[site].weight_delta()
+                torch.testing.assert_close(found, update.weight_delta(), rtol=1e-4, atol=1e-5)
+        else:
+            assert saved.is_file()
         tokens = life.editor.text_encoder.batch([(line["prompt"], line["target"])], [0])
         with torch.no_grad():
             said = life.editor.frozen.logits(tokens, alone).argmax(dim=-1)
