@@ -131,9 +131,8 @@ def notes(plan: MemoryPlan, gpus: int, source: str, max_length: int) -> Iterator
         "activations: the program ran a training step, forward and backward, on torch's meta device and counted what "
         f"lived: {batch.episodes} episodes of {batch.edits} edit(s), paraphrases, {batch.locality} locality text(s) "
         f"each; all texts of {batch.tokens} tokens, {batch.answer_tokens} of them the answer, each token with a "
-        "gradient. Gradients come while activations go, so what both share is counted once. At least what Adam's step "
-        "takes: the weights that it updates, once more. data.max_length allows texts of "
-        f"{max_length} tokens; set --tokens to the longest of yours."
+        "gradient. Gradients come while activations go, so what both share is counted once. data.max_length allows "
+        f"texts of {max_length} tokens; set --tokens to the longest of yours."
     )
     yield f"fits: the smallest of {', '.join(map(str, CARDS))} GB of which a tenth stays free for CUDA and for gaps."
 

@@ -33,7 +33,6 @@ class EditorSize:
         network_elements: parameters of the hypernetwork.
         network: its weights, and the statistics it keeps.
         trained: those weights that are trained.
-        largest_trained: the largest trained tensor.
     """
 
     base_elements: int
@@ -43,7 +42,6 @@ class EditorSize:
     network_elements: int
     network: int
     trained: int
-    largest_trained: int
 
     @classmethod
     def of(cls, editor: Editor) -> EditorSize:
@@ -60,7 +58,6 @@ class EditorSize:
             network_elements=sum(p.numel() for p in editor.network.parameters()),
             network=_bytes(editor.network),
             trained=sum(p.nbytes for p in trained),
-            largest_trained=max(p.nbytes for p in trained),
         )
 
 
@@ -107,35 +104,29 @@ def memory_of_each(size: EditorSize, step: StepMemory, processes: int) -> dict[s
     return {name: strategy(size, step, processes) for name, strategy in STRATEGIES.items()}
 
 
-def _activations(size: EditorSize, step: StepMemory, share: float, updated: float) -> float:
-    """What lives beside everything else at the peak: of the passes, or of Adam's step.
+def _activations(size: EditorSize, step: StepMemory, share: float) -> float:
+    """What lives beside weights, Adam's moments and gradients at the peak of the passes.
+
+    Adam's step itself takes nothing more: it is one kernel that writes in place (`Editor.configure_optimizers`).
 
     Args:
         size: of the editor.
         step: a training step.
         share: of the gradients, that stays.
-        updated: bytes of weights that Adam updates; on a GPU it takes as much again for a moment.
     """
-    gradients = share * size.trained
-    return max(step.peak(share), gradients + updated) - gradients
+    return step.peak(share) - share * size.trained
 
 
-def on_cpu(size: EditorSize, step: StepMemory) -> GPUMemory:
-    """One process on the CPU, where Adam updates one tensor after the other."""
-    return _whole(size, step, updated=size.largest_trained)
-
-
-def _whole(size: EditorSize, step: StepMemory, updated: float, buffers: float = 0) -> GPUMemory:
-    activations = _activations(size, step, 1, updated)
-    return GPUMemory(size.base, size.network, size.trained, 2 * size.trained, buffers, activations)
+def _whole(size: EditorSize, step: StepMemory, buffers: float = 0) -> GPUMemory:
+    return GPUMemory(size.base, size.network, size.trained, 2 * size.trained, buffers, _activations(size, step, 1))
 
 
 def _single(size: EditorSize, step: StepMemory, _: int) -> GPUMemory:
-    return _whole(size, step, updated=size.trained)
+    return _whole(size, step)
 
 
 def _ddp(size: EditorSize, step: StepMemory, _: int) -> GPUMemory:
-    return _whole(size, step, updated=size.trained, buffers=size.trained)
+    return _whole(size, step, buffers=size.trained)
 
 
 def _zero12(share: Callable[[int], float]) -> Callable[[EditorSize, StepMemory, int], GPUMemory]:
@@ -147,7 +138,7 @@ def _zero12(share: Callable[[int], float]) -> Callable[[EditorSize, StepMemory, 
             share(processes) * size.trained,
             3 * own,
             _bucket(size),
-            _activations(size, step, share(processes), own),
+            _activations(size, step, share(processes)),
         )
 
     return memory
@@ -172,13 +163,13 @@ def _zero3(size: EditorSize, step: StepMemory, processes: int) -> GPUMemory:
         own,
         3 * own,
         _bucket(size) + _gathered(size),
-        _activations(size, step, 1 / processes, own),
+        _activations(size, step, 1 / processes),
     )
 
 
 def _zero3_offload(size: EditorSize, step: StepMemory, processes: int) -> GPUMemory:
     host = (size.base + size.network + 4 * size.trained) / processes
-    return GPUMemory(buffers=_bucket(size) + _gathered(size), activations=_activations(size, step, 0, 0), host=host)
+    return GPUMemory(buffers=_bucket(size) + _gathered(size), activations=_activations(size, step, 0), host=host)
 
 
 def _fsdp(size: EditorSize, step: StepMemory, processes: int) -> GPUMemory:
@@ -190,7 +181,7 @@ def _fsdp(size: EditorSize, step: StepMemory, processes: int) -> GPUMemory:
         own,
         2 * own,
         2 * size.base_block + size.base_outside + size.network,
-        _activations(size, step, 1 / processes, own),
+        _activations(size, step, 1 / processes),
     )
 
 
