@@ -78,23 +78,26 @@ def save_easyedit(
 
 
 def require_mend(config: MENDConfig, base: BaseModelConfig) -> None:
-    """Check that EasyEdit reads the gradient that this editor was trained with.
+    """Check that EasyEdit makes the edits that this editor was trained to make.
 
     Args:
         config: shape of its network.
         base: its base model.
 
     Raises:
-        ArtifactError: it reads the gradient of another loss: EasyEdit has the mean of the target's own tokens only.
+        ArtifactError: EasyEdit has the gradient of the mean loss of the target's own tokens only, and each row of an
+            edit by itself.
     """
     wrong = ""
     if config.answer_loss != "mean":
         wrong = f"mend.answer_loss {config.answer_loss!r} ('mean')"
     elif base.end_answers:
         wrong = "base_model.end_answers true (false)"
+    elif config.key_ridge is not None:
+        wrong = f"mend.key_ridge {config.key_ridge} (null)"
     if wrong:
         raise ArtifactError(
-            f"EasyEdit computes another edit loss than this editor was trained with: {wrong}. Train one with the value "
+            f"EasyEdit makes other edits than this editor was trained to make: {wrong}. Train one with the value "
             "in brackets, or export single edits: python -m editors convert EDIT"
         )
 

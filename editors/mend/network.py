@@ -16,6 +16,7 @@ from editors.autocast import without_autocast
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.errors import EditorError
 from editors.frozen import EditSignal
+from editors.mend.keys import decorrelated_keys
 from editors.normaliser import RunningNormaliser
 from editors.rows import gradient_rows, pad_episodes
 
@@ -35,6 +36,8 @@ class MENDConfig:
         edit_rate: initial edit learning rate of every site.
         answer_loss: whose gradient is read: the "mean" (paper) or the "sum" of the losses of a target's tokens. The
             mean leaves each token of a long target a small gradient, and the sum does not.
+        key_ridge: above 0, the rows of an edit are solved for jointly, so that the tokens of an answer do not disturb
+            one another (`decorrelated_keys`); smaller does more. `None`: each row by itself (paper).
     """
 
     rank: int = 1920
@@ -44,10 +47,13 @@ class MENDConfig:
     normalise: bool = True
     edit_rate: float = 1e-4
     answer_loss: Literal["mean", "sum"] = "mean"
+    key_ridge: float | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.num_blocks < 1:
             raise EditorError(f"rank and num_blocks must be at least 1, got {self.rank} and {self.num_blocks}")
+        if self.key_ridge is not None and not 0 < self.key_ridge < float("inf"):
+            raise EditorError(f"key_ridge must be above 0, got {self.key_ridge}; null is the paper's MEND, without one")
 
 
 class LowRankBlock(nn.Module):
@@ -158,8 +164,14 @@ class MENDNetwork(nn.Module):
                 parts = zip(sites, rows, new_u.split(counts), new_delta.split(counts), strict=True)
                 for site, (_, _, text), site_u, site_delta in parts:
                     rate = self.edit_rates[self.sites.index(site)]
-                    updates[site] = pad_episodes(site_u, -rate * site_delta, episode[text], signal.num_episodes)
+                    update = pad_episodes(site_u, -rate * site_delta, episode[text], signal.num_episodes)
+                    updates[site] = self._joint(update)
         return LowRankEdit({site: updates[site] for site in self.sites})
+
+    def _joint(self, update: SiteUpdate) -> SiteUpdate:
+        """The update with its rows solved for jointly, if the configuration says so."""
+        ridge = self.config.key_ridge
+        return update if ridge is None else SiteUpdate(decorrelated_keys(update.u, ridge), update.v)
 
     def _rows(self, signal: EditSignal, site: str) -> tuple[Tensor, Tensor, Tensor]:
         """`gradient_rows` of a site; of the summed loss, if the configuration says so."""

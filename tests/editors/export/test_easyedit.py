@@ -213,14 +213,18 @@ def test_other_editors_are_refused_with_the_reason(name: str, reason: str, artif
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
 
 
-def test_editors_of_another_edit_loss_are_refused(artifact: Path, tmp_path: Path) -> None:
+def test_editors_that_easyedit_cannot_follow_are_refused(artifact: Path, tmp_path: Path) -> None:
     loaded = load_editor(artifact)
     loaded.config.base_model["end_answers"] = True
-    with pytest.raises(ArtifactError, match=r"another edit loss.*end_answers"):
+    with pytest.raises(ArtifactError, match=r"other edits.*end_answers"):
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
     assert isinstance(loaded.network, MENDNetwork)
     loaded.network.config = dataclasses.replace(loaded.network.config, answer_loss="sum")
-    with pytest.raises(ArtifactError, match=r"another edit loss.*answer_loss 'sum'"):
+    with pytest.raises(ArtifactError, match=r"other edits.*answer_loss 'sum'"):
+        save_easyedit(tmp_path / "easyedit", loaded, NAME)
+    loaded.config.base_model["end_answers"] = False
+    loaded.network.config = dataclasses.replace(loaded.network.config, answer_loss="mean", key_ridge=0.1)
+    with pytest.raises(ArtifactError, match=r"other edits.*key_ridge 0\.1"):
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
 
 
