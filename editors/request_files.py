@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from editors.errors import DataError, EditorError
-from editors.requests import EditRequest
+from editors.requests import EditRequest, require_unicode
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_request_rows(path: str | Path) -> Iterator[RequestRow | BadRow]:
                     if line.strip():
                         yield _row_of_line(number, line)
             return
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(rows, list):
@@ -75,7 +75,7 @@ def read_request_rows(path: str | Path) -> Iterator[RequestRow | BadRow]:
 
 def _row_of_line(number: int, line: bytes) -> RequestRow | BadRow:
     try:
-        return _row(number, json.loads(line.decode("utf-8")))
+        return _row(number, json.loads(line.decode("utf-8-sig")))
     except (ValueError, RecursionError) as error:
         return BadRow(number, f"no JSON: {error}")
 
@@ -103,6 +103,7 @@ def _list(values: dict[str, Any], name: str) -> list[Any]:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{name} must hold non-empty texts, got {value!r:.60}")
+    require_unicode(value, name)
     return value
 
 

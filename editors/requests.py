@@ -7,6 +7,22 @@ from dataclasses import asdict, dataclass
 from editors.errors import EditorError
 
 
+def require_unicode(text: str, name: str) -> None:
+    """Check that a text can be tokenised and written to a file.
+
+    Args:
+        text: the text.
+        name: what it is, for the message.
+
+    Raises:
+        EditorError: it holds half a surrogate pair: bytes of a shell that are no UTF-8, or a lone escape in JSON.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EditorError(f"{name} {text[:60]!r} is no text in Unicode: {error.reason}") from error
+
+
 @dataclass(frozen=True)
 class EditRequest:
     """One fact to change.
@@ -33,6 +49,7 @@ class EditRequest:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise EditorError(f"EditRequest.{name} must be a non-empty text, got {value!r}")
+            require_unicode(value, f"EditRequest.{name}")
 
     def texts(self) -> dict[str, str]:
         """The fields that are given, by name; `EditRequest(**texts)` is this request."""

@@ -19,7 +19,7 @@ from editors.commands.options import (
 )
 from editors.export.artifact import load_editor
 from editors.files import require_no_folder
-from editors.requests import EditRequest
+from editors.requests import EditRequest, require_unicode
 
 
 def add(commands: Any) -> None:
@@ -42,6 +42,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.save:
         require_no_folder(options.save)
     request = EditRequest(options.prompt, options.target, options.subject, options.relation)
+    for question in options.ask:
+        require_unicode(question, "--ask")
     require_device(options.device)
     editor = load_editor(options.artifact).to(options.device)
     source = chosen_base_model(options, editor.base_model)

@@ -24,6 +24,7 @@ from editors.commands.options import (
     add_output_option,
     chosen_base_model,
     require_device,
+    whole_number,
 )
 from editors.exit_codes import ExitCode
 from editors.export.artifact import LoadedEditor, load_editor
@@ -45,7 +46,7 @@ def add(commands: Any) -> None:
         "--resume", action="store_true", help="go on with the batch in the output folder, if one was begun there"
     )
     parser.add_argument("--save-edits", action="store_true", help="also write each edit, to edits/ROW.safetensors")
-    parser.add_argument("--batch-size", type=_batch_size, default=16, help="edits made at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=whole_number, default=16, help="edits made at once (default: %(default)s)")
     add_base_model_options(parser)
     add_device_option(parser)
     parser.set_defaults(run=run)
@@ -96,13 +97,6 @@ def _new_lines(
             lines.write(line)
             progress.advance(progress.task_ids[0])
             yield line
-
-
-def _batch_size(text: str) -> int:
-    """The value of `--batch-size`: wrong usage is told before a model is loaded."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _progress(done: int, total: int) -> Progress:

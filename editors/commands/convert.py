@@ -18,7 +18,7 @@ from editors.base_model import (
     longest_text,
     weights_hash,
 )
-from editors.commands.options import add_base_model_options, add_output_option, chosen_base_model
+from editors.commands.options import add_base_model_options, add_output_option, chosen_base_model, whole_number
 from editors.edits import LowRankEdit
 from editors.errors import UsageError
 from editors.export.lora import save_lora
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument("edit", help=".safetensors file written by apply, batch or compose")
     parser.add_argument("--to", required=True, choices=("lora", "merged"), help="the form to write")
     add_output_option(parser)
-    parser.add_argument("--rank", type=int, help="largest rank of the adapter (default: exact)")
+    parser.add_argument("--rank", type=whole_number, help="largest rank of the adapter (default: exact)")
     add_base_model_options(parser)
     parser.set_defaults(run=run)
 

@@ -40,10 +40,17 @@ def require_device(name: str) -> None:
         EditorError: torch knows no such device, or has none here.
     """
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # the number, too: the "meta" device has none
     except (AssertionError, NotImplementedError, RuntimeError) as error:  # what torch raises differs by kind
         reason = str(error).strip().splitlines() or ["torch gives no reason"]
         raise EditorError(f"--device {name}: {reason[0]}. Name one that torch has here, such as cpu") from error
+
+
+def whole_number(text: str) -> int:
+    """The value of an option that counts something: wrong usage is told before anything is loaded."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from editors.base_model import BaseModelConfig, load_base_model, weights_hash
+from editors.base_model import BaseModelConfig, load_base_model, load_skeleton, weights_hash
 from editors.errors import ArtifactError
 from editors.export.artifact import ArtifactConfig, LoadedEditor, save_artifact
 from editors.export.easyedit_archive import read_archive
-from editors.export.easyedit_hparams import FAMILIES, EasyEditSettings, hparams_text, mend_settings, read_yaml
+from editors.export.easyedit_hparams import FAMILIES, EasyEditSettings, hparams_text, mend_settings
 from editors.export.easyedit_names import from_easyedit, to_easyedit
+from editors.export.easyedit_order import in_model_order
 from editors.export.easyedit_page import page
 from editors.export.easyedit_serac import COUNTERFACTUAL, ENCODER, require_serac, serac_network, write_serac
 from editors.export.easyedit_serac_hparams import SERACSettings, serac_hparams_text, serac_settings
+from editors.export.easyedit_yaml import read_yaml
 from editors.files import new_folder, require_new_folder, save_text
 from editors.frozen import FrozenLM
 from editors.hashing import file_hash
@@ -54,7 +56,7 @@ def save_easyedit(
         folder: where to; must not exist, or be empty.
         editor: a trained editor.
         model_name: folder or Hub id of the base model for EasyEdit; by default where it is now.
-        base: where the base model is now; by default as in training. It is loaded for SERAC only.
+        base: where the base model is now; by default as in training. Its weights are loaded for SERAC only.
 
     Raises:
         ArtifactError: EasyEdit cannot use this editor or this model name, or the folder holds something already.
@@ -65,14 +67,16 @@ def save_easyedit(
     require_easyedit(editor.config.editor, model_name)
     about = {"architecture": editor.config.architecture, "base_weights": editor.config.base_weights}
     place = Path(folder).resolve()
+    network = editor.network
     with new_folder(folder) as temporary:
-        if isinstance(editor.network, SERACNetwork):
-            require_serac(editor.network.config, model_name)
+        if isinstance(network, SERACNetwork):
+            require_serac(network.config, model_name)
             tensors = write_serac(temporary, editor, base)
         else:
-            tensors = _mend_tensors(editor)
+            network = _mend_network_to_export(editor, base)
+            tensors = to_easyedit(network)
         _save_archive({"model": {**tensors, "model_config": about}}, temporary / _ARCHIVE)
-        save_text(_settings_text(editor, model_name, place), temporary / _HPARAMS)
+        save_text(_settings_text(editor.config.architecture, network, model_name, place), temporary / _HPARAMS)
         save_text(page(editor.config.editor, str(place / _HPARAMS)), temporary / "README.md")
     return Path(folder)
 
@@ -111,20 +115,20 @@ def _save_archive(content: dict[str, Any], path: Path) -> None:
     torch.load(path, weights_only=True)  # as EasyEdit's own files do not
 
 
-def _mend_tensors(editor: LoadedEditor) -> dict[str, Tensor]:
-    """The tensors of a MEND archive."""
+def _mend_network_to_export(editor: LoadedEditor, base: BaseModelConfig) -> MENDNetwork:
+    """A MEND editor that EasyEdit can use, with its sites in the order of the base model's layers."""
     network = editor.network
     assert isinstance(network, MENDNetwork)
     require_mend(network.config, editor.base_model)
     normalisers = [module for module in network.modules() if isinstance(module, RunningNormaliser)]
     if any(int(normaliser.count) < 2 for normaliser in normalisers):  # EasyEdit divides by the deviations of its rows
         raise ArtifactError("this editor was never trained: its running statistics are undefined")
-    return to_easyedit(network)
+    return in_model_order(network, load_skeleton(base))
 
 
-def _settings_text(editor: LoadedEditor, model_name: str, place: Path) -> str:
+def _settings_text(architecture: str, network: nn.Module, model_name: str, place: Path) -> str:
     """The YAML text for the archive in the folder `place`."""
-    network, archive, architecture = editor.network, str(place / _ARCHIVE), editor.config.architecture
+    archive = str(place / _ARCHIVE)
     if isinstance(network, SERACNetwork):
         small, encoder = str(place / COUNTERFACTUAL), str(place / ENCODER)
         settings = SERACSettings(model_name, small, encoder, network.config.distance, network.config.routing)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from editors.errors import ArtifactError
+from editors.export.easyedit_yaml import flag, method_fields, readable, tokenizer_class, whole_number
 from editors.mend.network import MENDConfig
 
 # EasyEdit tells model families apart by these parts of the model's name, and knows no others.
@@ -87,7 +87,7 @@ def hparams_text(settings: EasyEditSettings, archive: str, architecture: str) ->
     """
     mend = settings.mend
     values = {
-        "alg_name": "MEND",
+        **method_fields("MEND"),
         "archive": archive,
         "device": "cpu",
         "model_name": settings.model_name,
@@ -108,12 +108,6 @@ def hparams_text(settings: EasyEditSettings, archive: str, architecture: str) ->
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def tokenizer_class(model_name: str) -> str:
-    """The tokenizer class of a base model in EasyEdit's words."""
-    # A name with "gpt" in it is what EasyEdit takes for a byte-level tokenizer that wants a space before a target.
-    return "GPT2Tokenizer" if "gpt" in model_name.lower() else "AutoTokenizer"
-
-
 def mend_settings(values: Mapping[str, Any], path: Path) -> EasyEditSettings:
     """The settings in a YAML file of EasyEdit for training or for applying MEND.
 
@@ -124,59 +118,28 @@ def mend_settings(values: Mapping[str, Any], path: Path) -> EasyEditSettings:
     Raises:
         ArtifactError: a field is missing, or asks for what hyperedit's MEND does not have.
     """
-    for name, wanted in (("init", "id"), ("mlp_class", "IDMLP")):
-        if values.get(name, wanted) != wanted:
-            raise ArtifactError(f"{path}: {name} {values[name]!r} cannot be read, wanted {wanted!r}")
-    try:
+    with readable(path):
+        for name, wanted in (("init", "id"), ("mlp_class", "IDMLP")):
+            if values.get(name, wanted) != wanted:
+                raise ValueError(f"{name} {values[name]!r:.200} cannot be read, wanted {wanted!r}")
         mend = MENDConfig(
-            rank=_whole(values, "rank"),
-            num_blocks=_whole(values, "n_hidden") + 1,
+            rank=whole_number(values, "rank"),
+            num_blocks=whole_number(values, "n_hidden") + 1,
             mode=_mode(values),  # type: ignore[arg-type]
-            shared=_flag(values, "shared"),
-            normalise=_flag(values, "norm"),
+            shared=flag(values, "shared"),
+            normalise=flag(values, "norm"),
             edit_rate=float(values["edit_lr"]),
         )
         names = values["inner_params"]
         if not isinstance(names, list) or not names or not all(str(name).endswith(".weight") for name in names):
             raise ValueError(f"inner_params must be names of weights, got {names!r:.200}")
         return EasyEditSettings(str(values["model_name"]), [name.removesuffix(".weight") for name in names], mend)
-    except KeyError as error:
-        raise ArtifactError(f"{path}: field {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: {error}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The values in a YAML file, of which nothing is executed.
-
-    Raises:
-        ArtifactError: it cannot be read, or holds something else.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArtifactError(f"{path} cannot be read as EasyEdit's settings: {str(error)[:300]}") from error
-    if not isinstance(values, dict):
-        raise ArtifactError(f"{path} holds no settings of EasyEdit")
-    return values
 
 
 def _mode(values: Mapping[str, Any]) -> str:
     """Our name for a combination of EasyEdit's switches."""
-    chosen = {switch: True for switch in _ALL_SWITCHES if _flag(values, switch)}
+    chosen = {switch: True for switch in _ALL_SWITCHES if flag(values, switch)}
     for mode, switches in _SWITCHES.items():
         if chosen == switches:
             return mode
     raise ValueError(f"{' and '.join(chosen)} exclude each other")
-
-
-def _flag(values: Mapping[str, Any], name: str) -> bool:
-    if not isinstance(values[name], bool):
-        raise TypeError(f"{name} must be true or false, got {values[name]!r:.200}")
-    return bool(values[name])
-
-
-def _whole(values: Mapping[str, Any], name: str) -> int:
-    if not isinstance(values[name], int) or isinstance(values[name], bool) or not 0 <= values[name] <= 10**6:
-        raise TypeError(f"{name} must be a whole number, got {values[name]!r:.200}")
-    return int(values[name])

@@ -8,7 +8,8 @@ from editors.export.easyedit_serac_hparams import SERAC_FAMILIES
 _COMMON = """\
 # A {method} editor for EasyEdit
 
-`archive.pt` and `hparams.yaml`, written by hyperedit for EasyEdit (commit 14cea82).
+`archive.pt` and `hparams.yaml`, written by hyperedit for EasyEdit (commit 14cea82; version 0.0.1.dev0 reads
+them too).
 
 ```python
 from easyeditor import BaseEditor, {hparams_class}
@@ -19,12 +20,20 @@ metrics, model, _ = editor.edit(prompts=["…"], ground_truth=["…"], target_ne
 ```
 
 - Paths in `hparams.yaml` are where things were on the machine that wrote it. `device` is `cpu`; put the number of a GPU
-  there to use one.
+  there to use one. Version 0.0.1.dev0 needs a GPU.
 - EasyEdit tells model families apart by the path of the model: keep one of {families} in it.
 - One process, one editor: a second `BaseEditor` in the same process goes on with the first one's.
 """
 _MEND = """\
 - EasyEdit takes the edit back after `edit()` unless `sequential_edit=True`.
+- Version 0.0.1.dev0 leaves the editor in training mode, so it forgets the running statistics in the archive and edits
+  quite differently. It is right after this, before the first edit:
+
+  ```python
+  executor = editor.apply_algo.__self__
+  executor.init_model(editor.model, editor.tok, hparams)
+  executor.alg.eval()
+  ```
 - EasyEdit tokenises differently (for Llama it counts the beginning-of-text token as part of the answer), so its edits
   are not exactly those of hyperedit. Several facts edited at once share one mean loss there; here their edits add up.
 """

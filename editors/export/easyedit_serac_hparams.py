@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from editors.errors import ArtifactError
-from editors.export.easyedit_hparams import tokenizer_class
+from editors.export.easyedit_yaml import flag, method_fields, readable, tokenizer_class
 from editors.serac.edit import Routing
 from editors.serac.scope import Distance
 
@@ -89,7 +88,7 @@ def serac_hparams_text(settings: SERACSettings, archive: str, architecture: str)
         architecture: class of the base model and of the counterfactual model.
     """
     values = {
-        "alg_name": "SERAC",
+        **method_fields("SERAC"),
         "archive": archive,
         "device": "cpu",
         "model_name": settings.model_name,
@@ -121,25 +120,24 @@ def serac_settings(values: Mapping[str, Any], path: Path) -> SERACSettings:
     Raises:
         ArtifactError: a field is missing, or asks for what hyperedit's SERAC does not have.
     """
-    try:
+    with readable(path):
         for name, wanted in _FIXED.items():
             if values[name] != wanted:
-                raise ArtifactError(f"{path}: {name} {values[name]!r:.200} cannot be read, wanted {wanted!r}")
+                raise ValueError(f"{name} {values[name]!r:.200} cannot be read, wanted {wanted!r}")
         encoder = str(values["cls_name"])
         if "bert" not in encoder:
-            raise ArtifactError(
-                f"{path}: cls_name {encoder!r} has no 'bert' in it, so EasyEdit takes the encoder's pooled output; "
+            raise ValueError(
+                f"cls_name {encoder!r} has no 'bert' in it, so EasyEdit takes the encoder's pooled output; "
                 "only the first token's embedding can be read"
             )
-        if not (values["cos"] or values["square"]):
-            raise ArtifactError(f"{path}: neither cos nor square is true; a plain Euclidean distance cannot be read")
-        hard = values["supervised"] and not values["soft_weighting"]
+        cosine = flag(values, "cos")
+        if not (cosine or flag(values, "square")):
+            raise ValueError("neither cos nor square is true; a plain Euclidean distance cannot be read")
+        hard = flag(values, "supervised") and not flag(values, "soft_weighting")
         return SERACSettings(
             model_name=str(values["model_name"]),
             small_name=str(values["small_name"]),
             encoder=encoder,
-            distance="cosine" if values["cos"] else "squared",
+            distance="cosine" if cosine else "squared",
             routing="hard" if hard else "soft",
         )
-    except KeyError as error:
-        raise ArtifactError(f"{path}: field {error} is missing") from error

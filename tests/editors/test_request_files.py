@@ -32,6 +32,13 @@ def test_a_whole_row(name: str, tmp_path: Path) -> None:
     assert [prompt for prompt, _ in ROW.texts()] == ["Who founded Dor?", "By whom was Dor founded?", "Who founded Gal?"]
 
 
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
+def test_byte_order_mark_is_not_read(name: str, tmp_path: Path) -> None:
+    text = json.dumps(WHOLE)
+    (tmp_path / name).write_text(f"\ufeff[{text}]" if name.endswith("json") else f"\ufeff{text}\n")
+    assert list(read_request_rows(tmp_path / name)) == [ROW]
+
+
 def test_target_may_be_called_as_in_the_data_sets(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text('[{"prompt": "q", "target_new": "a"}]')
     assert list(read_request_rows(tmp_path / "r.json")) == [RequestRow(1, EditRequest("q", "a"))]
@@ -43,6 +50,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "no target": ({"prompt": "q"}, "target must be a non-empty text, got None"),
     "blank target": ({"prompt": "q", "target": " "}, "target must be a non-empty text"),
     "number": ({"prompt": 3, "target": "a"}, "prompt must be a non-empty text, got 3"),
+    "half a surrogate pair": ({"prompt": "q\ud800", "target": "a"}, "is no text in Unicode"),
+    "half of one in a rephrase": ({**WHOLE, "rephrases": ["q\ud800"]}, "is no text in Unicode"),
     "rephrases": ({**WHOLE, "rephrases": "x"}, "rephrases must be a list, got str"),
     "rephrase": ({**WHOLE, "rephrases": [""]}, "rephrases must hold non-empty texts"),
     "locality": ({**WHOLE, "locality": ["x"]}, "locality must hold objects with prompt and answer, got str"),

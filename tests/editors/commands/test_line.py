@@ -299,7 +299,7 @@ main(sys.argv[1:])
 
 
 def test_device_that_is_not_there_is_named(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for device in ("nonsense", "meta:x"):
+    for device in ("nonsense", "meta:x", "meta"):
         arguments = ["apply", artifact, "--prompt=Who?", "--target=Anna", f"--device={device}"]
         line = error_of(capsys, *arguments)
         assert f"--device {device}: " in line
@@ -317,8 +317,9 @@ def test_folder_in_the_place_of_a_file_is_named(
 
 
 def test_wrong_usage_is_another_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    zero = ["batch", "x", "y", "--output=o", "--batch-size=0"]
-    for arguments in ([], ["bake"], ["convert", "x", "--to=cake", "--output=o"], zero):
+    batch = ["batch", "x", "y", "--output=o", "--batch-size=0"]
+    rank = ["convert", "x", "--to=lora", "--output=o", "--rank=0"]
+    for arguments in ([], ["bake"], ["convert", "x", "--to=cake", "--output=o"], batch, rank):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 2

@@ -28,13 +28,13 @@ from tests.editors.conftest import REQUESTS, TINY, trained
 from tests.tiny_world import TinyWorld, write_model
 
 NAME = "my/llama-folder"
-# The fields of EasyEdit's MENDHyperParams without a default.
+# The fields of EasyEdit's MENDHyperParams without a default; `alg` is one in version 0.0.1.dev0 only.
 DEMANDED = """
 model_class tokenizer_class tokenizer_name inner_params archive lr edit_lr lr_lr lr_scale seed debug cedit cloc cbase
 dropout train_base no_grad_layers one_sided n_hidden hidden_dim init norm combine x_only delta_only act rank mlp_class
 shared results_dir device model_save_pt silent log_interval eval_log_interval final_eval val_interval
 early_stop_patience early_stop_key eval_only half save verbose val_batch_size accumulate_bs val_steps opt grad_clip
-alg_name model_name
+alg_name model_name alg
 """
 
 
@@ -88,6 +88,7 @@ def test_archive_holds_plain_tensors_and_settings_have_every_field(exported: Pat
     assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     assert isinstance(content["model"]["model_config"], dict)
     settings = yaml.safe_load((exported / "hparams.yaml").read_text())
+    assert settings["alg"] == settings["alg_name"] == "MEND"
     assert settings["archive"] == str((exported / "archive.pt").resolve())
     assert settings["model_class"] == "LlamaForCausalLM"
     assert settings["inner_params"][0] == "model.layers.2.mlp.gate_proj.weight"
@@ -167,7 +168,7 @@ def test_base_model_of_other_widths_is_refused(exported: Path, tmp_path: Path) -
         ({"alg_name": "MALMEN"}, "archives of MALMEN cannot be read"),
         ({"alg_name": "KE"}, "no KE since August 2023"),
         ({"alg_name": "ROME"}, "method 'ROME' is unknown"),
-        ({"alg_name": ...}, "method 'NONE' is unknown"),
+        ({"alg_name": ..., "alg": ...}, "method 'NONE' is unknown"),
         ({"rank": ...}, "field 'rank' is missing"),
         ({"rank": "many"}, "rank must be a whole number, got 'many'"),
         ({"rank": 0}, "rank and num_blocks must be at least 1"),
@@ -177,6 +178,7 @@ def test_base_model_of_other_widths_is_refused(exported: Path, tmp_path: Path) -
         ({"x_only": True}, "combine and x_only exclude each other"),
         ({"inner_params": []}, "inner_params must be names of weights"),
         ({"inner_params": ["a.bias"]}, "inner_params must be names of weights"),
+        ({"edit_lr": [1]}, "float"),
         ({"inner_params": ["model.layers.9.mlp.up_proj.weight"]}, "matches no linear layer"),
         ({"inner_params": ["model.layers.3.mlp.up_proj.weight"]}, "do not belong together"),
     ],
@@ -234,6 +236,21 @@ def test_untrained_editor_is_refused(tiny_world: TinyWorld, tmp_path: Path) -> N
     loaded = load_editor(export_artifact(editor, tmp_path / "artifact", {}))
     with pytest.raises(ArtifactError, match="was never trained"):
         save_easyedit(tmp_path / "easyedit", loaded, NAME)
+
+
+def test_sites_are_in_the_order_of_the_layers_and_the_edit_is_the_same(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """Version 0.0.1.dev0 takes edit rates in the order of the model's layers."""
+    sites = [f"model.layers.{block}.mlp.{name}_proj" for name in ("down", "up") for block in (3, 2)]
+    base = BaseModelConfig(str(tiny_world.model), dtype="float32", sites=sites)
+    first = load_editor(export_artifact(trained(MEND(base, TINY)), tmp_path / "artifact", {}))
+    folder = save_easyedit(tmp_path / "easyedit", first, NAME)
+    ordered = [f"model.layers.{block}.mlp.{name}_proj.weight" for block in (2, 3) for name in ("up", "down")]
+    assert yaml.safe_load((folder / "hparams.yaml").read_text())["inner_params"] == ordered
+    second = load_editor(imported(folder, tmp_path / "imported", tiny_world.model))
+    model, tokenizer = load_base_model(base), load_tokenizer(base)
+    wanted, found = (low_rank(each.edit(model, tokenizer, REQUESTS[:1])) for each in (first, second))
+    for site, update in wanted.updates.items():
+        torch.testing.assert_close(found.updates[site].weight_delta(), update.weight_delta(), rtol=1e-6, atol=1e-6)
 
 
 # --- names and settings, without a model -----------------------------------------------------------------------------

@@ -28,14 +28,14 @@ from tests.tiny_models import tiny_model
 from tests.tiny_world import TinyWorld, row, write_model, write_tokenizer
 
 NAME = "my/llama-folder"
-# The fields of EasyEdit's SERACHparams without a default, and those with one.
+# The fields of EasyEdit's SERACHparams without a default (`alg`: version 0.0.1.dev0 only), and those with one.
 DEMANDED = """
 model_name model_class small_name tokenizer_class tokenizer_name cls_name cls_class inner_params archive lr edit_lr seed
 lr_lr cedit cloc cbase dropout final_eval supervised train_base no_grad_layers soft_weighting checkpoint_grad
 cross_attend cos freeze square bound_embeds use_all_negatives freeze_cntr dist_heads lora results_dir device
 model_save_pt edit_bs
 silent log_interval val_interval early_stop_patience early_stop_key eval_only half save debug log_errors unlikelihood
-val_batch_size accumulate_bs val_steps opt grad_clip alg_name
+val_batch_size accumulate_bs val_steps opt grad_clip alg_name alg
 """
 OPTIONAL = {"batch_size", "max_length", "model_parallel", "max_epochs", "max_iters"}
 QUESTIONS = [row(number)[key] for number in range(4) for key in ("src", "rephrase", "loc")]
@@ -224,6 +224,7 @@ def test_artifact_to_archive_to_artifact_gives_the_same_edit(
 def test_settings_have_every_field_and_name_the_folders(exported: Path) -> None:
     settings = yaml.safe_load((exported / "hparams.yaml").read_text())
     assert set(DEMANDED.split()) <= settings.keys() <= {*DEMANDED.split(), *OPTIONAL}
+    assert settings["alg"] == settings["alg_name"] == "SERAC"
     assert settings["archive"] == str((exported / "archive.pt").resolve())
     assert "bert" in Path(settings["cls_name"]).name
     assert settings["model_class"] == "LlamaForCausalLM"
@@ -321,7 +322,9 @@ def test_model_that_differs_elsewhere_than_in_its_blocks_stays_a_second_model(
         ({"dist_heads": 4}, "dist_heads 4 cannot be read, wanted 1"),
         ({"freeze_cntr": True}, "freeze_cntr True cannot be read"),
         ({"cls_name": "my/mpnet"}, "has no 'bert' in it"),
-        ({"cos": False}, "neither cos nor square is true"),
+        ({"cos": False, "square": False}, "neither cos nor square is true"),
+        ({"cos": "yes"}, "cos must be true or false, got 'yes'"),
+        ({"soft_weighting": 1}, "soft_weighting must be true or false, got 1"),
         ({"small_name": ...}, "field 'small_name' is missing"),
         ({"alg_name": "MEND"}, "is missing"),
     ],
