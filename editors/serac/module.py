@@ -37,8 +37,8 @@ class SERAC(Editor):
         serac: shape of the network.
         objective: "supervised" trains the scope classifier on pairs in and out of scope and the counterfactual model on
             its own; "mixture" trains both through the soft mixture of the models' probabilities.
-        hard_negatives: for each query, how many of the batch's other edits count as out of scope, the most similar ones
-            ("supervised" only).
+        hard_negatives: for each query, how many of the step's other edits, on all processes, count as out of scope, the
+            most similar ones ("supervised" only).
         mined_negatives: for each paraphrase, how many prompts of the whole training set count as out of scope besides:
             the most similar ones of other facts, by the encoder as published ("supervised" only).
         c_edit: weight of the edit loss.
@@ -137,7 +137,8 @@ class SERAC(Editor):
 
     def episode_losses(self, batch: EditBatch) -> EpisodeLosses:
         """The losses of the chosen objective; with the memory entry that belongs to each text, whatever its score."""
-        pairs = EditPairs.of(self.network, batch)
+        everywhere = self.objective == "supervised" and self.hard_negatives > 0
+        pairs = EditPairs.of(self.network, batch, everywhere=everywhere)
         return self._supervised(batch, pairs) if self.objective == "supervised" else self._mixture(batch, pairs)
 
     def _supervised(self, batch: EditBatch, pairs: EditPairs) -> EpisodeLosses:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.nn import functional
 
+from editors.lockstep import items_of_all, rows_of_all
 from editors.requests import EditRequest
 from editors.serac.mining import MinedNegatives
 from editors.serac.network import SERACNetwork
@@ -19,11 +21,11 @@ from editors.tokens import EditBatch
 
 @dataclass
 class EditPairs:
-    """All queries of a batch with all its edits.
+    """All queries of a batch with all its edits, and with those of other processes.
 
     Args:
         scope: scores pairs.
-        requests: the M edits.
+        requests: the M edits, this process's first.
         queries: the Q texts.
         squared_distance: `[Q, M]` between their embeddings, differentiable.
         kinds: what each query is: "paraphrase", or "locality" or "locality_KIND", which must not be in any scope.
@@ -44,8 +46,15 @@ class EditPairs:
     embeddings: Tensor
 
     @classmethod
-    def of(cls, network: SERACNetwork, batch: EditBatch) -> EditPairs:
-        """The pairs of `batch`, which may be on any device."""
+    def of(cls, network: SERACNetwork, batch: EditBatch, *, everywhere: bool = False) -> EditPairs:
+        """The pairs of `batch`, which may be on any device.
+
+        Args:
+            network: the editor's.
+            batch: the episodes of this process.
+            everywhere: queries meet the edits of the other processes too, as those of one process with all episodes
+                would. Collective, in the backward pass too.
+        """
         requests = network.requests(batch.edit)
         prompts = [request.prompt for request in requests]
         locality = {f"locality_{kind}": texts for kind, texts in batch.locality_kinds.items()}
@@ -53,10 +62,15 @@ class EditPairs:
         queries = [text for part in parts.values() for text in network.decode(part.prompt_ids())]
         kinds = [kind for kind, part in parts.items() for _ in range(part.num_texts)]
         embeddings = network.scope.embed(prompts + queries)
-        embedded = embeddings[len(prompts) :]
-        distance = squared_distances(embedded, embeddings[: len(prompts)])
+        keys, embedded = embeddings[: len(prompts)], embeddings[len(prompts) :]
         episode = torch.cat([part.episode for part in parts.values()])
-        own = (episode.unsqueeze(1) == batch.edit.episode).to(distance.device)
+        own = episode.unsqueeze(1) == batch.edit.episode
+        if everywhere:
+            others, keys = _with_others(requests, keys)
+            requests, prompts = requests + others, prompts + [request.prompt for request in others]
+            own = functional.pad(own, (0, len(others)))
+        distance = squared_distances(embedded, keys)
+        own = own.to(distance.device)
         own_edit = distance.detach().masked_fill(~own, torch.inf).argmin(dim=1)
         same = [[p in (query, prompts[gold]) for p in prompts] for query, gold in zip(queries, own_edit, strict=True)]
         flags = torch.tensor(same, dtype=torch.bool, device=distance.device).reshape(distance.shape)
@@ -117,3 +131,14 @@ class EditPairs:
     def locality_requests(self) -> list[EditRequest]:
         """For each locality text the edit of its episode."""
         return [self.requests[place] for place in self.own_edit[self.num_rephrases :].tolist()]
+
+
+def _with_others(requests: list[EditRequest], keys: Tensor) -> tuple[list[EditRequest], Tensor]:
+    """The edits of the other processes, and `[M, d]` the embeddings of all edits, this process's first."""
+    edits = items_of_all(requests)
+    if len(edits) == 1:
+        return [], keys
+    rows = rows_of_all(keys, [len(part) for part in edits])
+    rank = distributed.get_rank()
+    others = [part for part in range(len(edits)) if part != rank]
+    return [request for part in others for request in edits[part]], torch.cat([keys, *(rows[part] for part in others)])
