@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import cpu_seconds, peak_bytes, quartiles, reset_peak, resident_bytes
+from benchmarks.measure import cpu_seconds, quartiles
 from benchmarks.results_table import read_results, replace_block
 from benchmarks.setting import quieten, read_data
+from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer
 from editors.errors import EditorError
 from editors.export.artifact import load_editor

@@ -1,24 +1,18 @@
-"""What all benchmarks measure with: CPU time by phase, the unit, and memory."""
+"""What all benchmarks measure with: CPU time by phase, and the unit."""
 
 from __future__ import annotations
 
 import functools
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from editors.tokens import EncodedText
-
-_STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-_RESET_PEAK = "5"
 
 
 class PhaseClock:
@@ -118,30 +112,3 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def verdict(judged: bool, within: bool) -> str:
     """How a table says whether a target is met; empty where there is none."""
     return ("[green]yes[/]" if within else "[red]no[/]") if judged else ""
-
-
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM now; 0 where the system does not tell."""
-    return _status("VmRSS")
-
-
-def peak_bytes() -> int:
-    """Most memory this process has had in RAM since it started, or since `reset_peak`."""
-    return _status("VmHWM")
-
-
-def reset_peak() -> bool:
-    """Start a new peak measurement at the present memory. Returns whether the system allows that."""
-    try:
-        _CLEAR_REFS.write_text(_RESET_PEAK)
-    except OSError:
-        return False
-    return True
-
-
-def _status(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE) if _STATUS.exists() else None
-    return int(found[1]) * 1024 if found else 0

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.floor import floor_operations, operations_per_second
-from benchmarks.measure import PhaseClock, UnitPass, peak_bytes, reset_peak, resident_bytes
+from benchmarks.measure import PhaseClock, UnitPass
 from benchmarks.setting import Setting, quieten
+from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
 from editors.mend.module import MEND

@@ -1,8 +1,9 @@
-"""Side effects of a run: tables, plots, results file, export, watchdog."""
+"""Side effects of a run: tables, plots, results file, export, memory, watchdog."""
 
 from callbacks.examples import ExampleTable
 from callbacks.export import ExportArtifact
 from callbacks.margins import AnnealMargins
+from callbacks.memory import MemoryReport
 from callbacks.plots import ResultPlot
 from callbacks.preemption import SaveOnSigterm
 from callbacks.results import ResultsFile
@@ -13,6 +14,7 @@ __all__ = [
     "AnnealMargins",
     "ExampleTable",
     "ExportArtifact",
+    "MemoryReport",
     "ResultPlot",
     "ResultsFile",
     "SaveOnSigterm",

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks import application, training_run, training_step
 from benchmarks.floor import floor_operations
-from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, peak_bytes, quartiles, resident_bytes
+from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, quartiles
 from benchmarks.setting import Setting
 from benchmarks.training_run import TrainingRun, measure_training
 from editors.base_model import load_base_model, weights_hash
@@ -141,11 +141,6 @@ def test_the_text_of_a_unit_is_the_closest_in_length(setting: Setting, wanted: i
     texts = [Setting(**{**vars(setting), "unit_tokens": n}).unit_text(data) for n in range(1, 60)]
     text = Setting(**{**vars(setting), "unit_tokens": wanted}).unit_text(data)
     assert abs(len(text) - wanted) == min(abs(len(other) - wanted) for other in texts)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
-def test_memory_is_told() -> None:
-    assert 0 < resident_bytes() <= peak_bytes() * 1.01
 
 
 # --- training step ---------------------------------------------------------------------------------------------------

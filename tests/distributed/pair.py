@@ -10,9 +10,25 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PROCESSES = 2
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 _ROOT = Path(__file__).parents[2]
+
+
+def item(class_path: str, **init_args: Any) -> dict[str, Any]:
+    """An entry of a list of callbacks."""
+    return {"class_path": class_path, "init_args": init_args}
+
+
+def under(strategy: str) -> list[str]:
+    """Arguments for two processes on the CPU."""
+    if strategy == "ddp":
+        return ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    init = "--trainer.strategy.init_args"
+    # The tiny model's weights would all be small enough to be kept whole.
+    return ["--config=configs/strategy/zero3_cpu.yaml", f"{init}.stage={strategy[-1]}", f"{init}.keep_whole_below=1"]
 
 
 @contextmanager
@@ -34,7 +50,7 @@ def pair(folder: Path, command_lines: Sequence[Sequence[str]]) -> Iterator[None]
     try:
         yield
         for process, output in zip(started, outputs, strict=True):
-            assert process.wait(timeout=900) == 0, output.read_text()[-4000:]
+            assert process.wait(timeout=1800) == 0, output.read_text()[-4000:]
     finally:
         for process in started:
             process.kill()

@@ -14,40 +14,23 @@ import torch
 from safetensors.torch import load_file
 
 from editors.base_model import BaseModelConfig, load_base_model, weights_hash
-from tests.distributed.pair import pair
+from tests.distributed.pair import STRATEGIES, item, pair, under
 from tests.tiny_world import TinyWorld, run, write_splits
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 STEPS, HALF = 6, 3
 EDITORS = ("ke", "mend", "serac")
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
-
-# Under SERAC's other objective each process takes its negatives from its own part of the batch.
-OWN = {"ke": [], "mend": [], "serac": ["--model.objective=mixture"]}
-
-
-def item(class_path: str, **init_args: Any) -> dict[str, Any]:
-    """An entry of a list of callbacks."""
-    return {"class_path": class_path, "init_args": init_args}
-
+CLIPPED = ("ddp", "zero2", "zero3")
 
 _CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 CALLBACKS = [
     item(_CHECKPOINT, filename="last", enable_version_counter=False),
     item("callbacks.Watchdog"),
     item("callbacks.ResultsFile"),
+    item("callbacks.MemoryReport"),
     item("callbacks.ExportArtifact"),
 ]
-
-
-def under(strategy: str) -> list[str]:
-    """Arguments for two processes on the CPU."""
-    if strategy == "ddp":
-        return ["--trainer.strategy=ddp", "--trainer.devices=2"]
-    init = "--trainer.strategy.init_args"
-    # The tiny model's weights would all be small enough to be kept whole.
-    return ["--config=configs/strategy/zero3_cpu.yaml", f"{init}.stage={strategy[-1]}", f"{init}.keep_whole_below=1"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +48,6 @@ class Runs:
     def root(self, name: str) -> Path:
         return self.folder / name
 
-    def held(self, name: str) -> Path:
-        """Where the processes write what they hold."""
-        return self.folder / f"held-{name}"
-
     def run(self, name: str) -> Path:
         """The newest run below a root."""
         return max(self.root(name).iterdir())
@@ -81,6 +60,10 @@ class Runs:
                 rows = [row for row in csv.DictReader(file) if row["train/total_loss"]]
             found |= {int(row["step"]): float(row["train/total_loss"]) for row in rows}
         return [loss for _, loss in sorted(found.items())]
+
+    def held(self, name: str) -> Any:
+        """What each process holds."""
+        return json.loads((self.run(name) / "results/memory.json").read_text())
 
     def results(self, name: str) -> Any:
         return json.loads((self.run(name) / "results/metrics.json").read_text())
@@ -100,14 +83,13 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
         common = ["--data.limit_val=5", f"--data.episodes_per_batch={episodes}", "--model.lr_schedule=constant"]
         steps = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={HALF}"]
         listed = f"--trainer.callbacks={json.dumps([*CALLBACKS, *callbacks])}"
-        return world.arguments("fit", found.root(name), *common, *steps, listed, *OWN[editor], *more, editor=editor)
+        return world.arguments("fit", found.root(name), *common, *steps, listed, *more, editor=editor)
 
     def alone(name: str, editor: str, *more: str) -> None:
         run(arguments(name, editor, 4, [], *more))
 
     def together(name: str, editor: str, strategy: str, *more: str, callbacks: Sequence[Any] = ()) -> list[str]:
-        held = item("tests.distributed.probes.Held", folder=str(found.held(name)))
-        return arguments(name, editor, 2, [held, *callbacks], *under(strategy), *more)
+        return arguments(name, editor, 2, list(callbacks), *under(strategy), *more)
 
     half, last = f"--trainer.max_steps={HALF}", "--ckpt_path=last"
     generate = "--model.generate_in_validation=true"
@@ -122,11 +104,18 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
     ]
     half_precision = "--model.base_model.dtype=bfloat16"
     pairs += [together(f"bfloat16-{name}", "mend", name, half, half_precision) for name in ("zero2", "zero3")]
+    # So low that every step is clipped.
+    clipped = ("--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=0.01")
+    pairs += [together(f"clipped-{name}", "mend", name, *clipped) for name in CLIPPED]
+    mixture = "--model.objective=mixture"
+    pairs.append(together("mixture-zero3", "serac", "zero3", mixture))
     alone("one-to-zero3", "mend", half)
     with pair(found.folder / "output", pairs):
         alone("mend-one", "mend", generate)
         alone("ke-one", "ke")
         alone("serac-one", "serac")
+        alone("mixture-one", "serac", mixture)
+        alone("clipped-one", "mend", *clipped)
     alone("ke-to-one", "ke", last)
     return found
 
@@ -152,6 +141,16 @@ def reference(name: str) -> str:
 def test_losses_are_those_of_one_process(runs: Runs, name: str) -> None:
     assert len(runs.losses(name)) == STEPS
     assert runs.losses(name) == pytest.approx(runs.losses(reference(name)), rel=1e-6, abs=1e-6)
+
+
+def test_losses_of_seracs_other_objective_are_those_of_one_process(runs: Runs) -> None:
+    assert runs.losses("mixture-zero3") == pytest.approx(runs.losses("mixture-one"), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("strategy", CLIPPED)
+def test_accumulated_and_clipped_gradients_are_those_of_one_process(runs: Runs, strategy: str) -> None:
+    assert len(runs.losses("clipped-one")) == STEPS
+    assert runs.losses(f"clipped-{strategy}") == pytest.approx(runs.losses("clipped-one"), rel=1e-6, abs=1e-6)
 
 
 def test_metrics_are_those_of_one_process(runs: Runs, name: str) -> None:
@@ -220,10 +219,11 @@ def test_a_base_model_in_bfloat16_stays_so_beside_an_editor_in_float32(runs: Run
 
 def assert_held(runs: Runs, name: str, base: float, network: float) -> None:
     """Assert that each process holds so many bytes for each number."""
-    for rank in range(2):
-        held = json.loads((runs.held(name) / f"{rank}.json").read_text())
-        assert held["base"] == pytest.approx(base * held["all_base"], rel=0.01)
-        assert held["network"] == pytest.approx(network * held["all_network"], rel=0.05)
+    (whole,) = runs.held("mend-one" if name.startswith("bfloat16") else reference(name))
+    assert [held["process"] for held in runs.held(name)] == [0, 1]
+    for held in runs.held(name):
+        assert held["base_bytes"] == pytest.approx(base * whole["base_parameters"], rel=0.01)
+        assert held["editor_bytes"] == pytest.approx(network * whole["editor_parameters"], rel=0.05)
 
 
 @pytest.mark.parametrize(
