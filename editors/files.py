@@ -43,10 +43,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it over `path` when the block ends well, delete it otherwise.
 
     Raises:
-        ArtifactError: `path` is a folder.
+        ArtifactError: `require_file_path` refuses `path`.
     """
+    require_file_path(path)
     path = Path(path)
-    require_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -61,14 +61,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def require_no_folder(path: str | Path) -> None:
-    """Check that a file can be written to `path`.
+def require_file_path(path: str | Path) -> None:
+    """Check that a file can be written to `path`, and folders to it made.
 
     Raises:
-        ArtifactError: it is a folder.
+        ArtifactError: it is a folder, or lies in something that is none or may not be written to.
     """
-    if Path(path).is_dir():
+    if Path(path).is_dir() or str(path).endswith("/"):
         raise ArtifactError(f"{path} is a folder; name a file")
+    parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise ArtifactError(f"{path} cannot be written: {parent} is no folder; name another file")
+    if not os.access(parent, os.W_OK):
+        raise ArtifactError(f"{path} cannot be written: {parent} may not be written to; name another file")
 
 
 def require_new_folder(folder: str | Path) -> None:

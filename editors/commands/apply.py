@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from editors.answers import ask
+from editors.answers import ask, require_room
 from editors.base_model import load_base_model, load_tokenizer
 from editors.commands.options import (
     add_base_model_options,
@@ -18,7 +18,7 @@ from editors.commands.options import (
     require_device,
 )
 from editors.export.artifact import load_editor
-from editors.files import require_no_folder
+from editors.files import require_file_path
 from editors.requests import EditRequest, require_unicode
 
 
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edit."""
     if options.save:
-        require_no_folder(options.save)
+        require_file_path(options.save)
     request = EditRequest(options.prompt, options.target, options.subject, options.relation)
     for question in options.ask:
         require_unicode(question, "--ask")
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     model = load_base_model(source).to(options.device)
     tokenizer = load_tokenizer(source)
     prompts = [options.prompt, *options.ask]
+    require_room(model, tokenizer, prompts)
     before = ask(model, tokenizer, prompts)
     edit = editor.edit(model, tokenizer, [request])
     with edit.applied(model):

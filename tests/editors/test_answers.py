@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editors.answers import ask
+from editors.answers import NEW_TOKENS, ask, require_room
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer
+from editors.errors import EditorError
 from tests.tiny_world import TinyWorld, row
 
 PROMPTS = [row(number)["src"] for number in range(3)]
@@ -40,3 +41,14 @@ def test_answers_are_greedy_whatever_the_model_ships_with(
 def test_an_answer_that_ends_at_once_is_nothing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     model.generation_config.eos_token_id = list(range(len(tokenizer)))
     assert ask(model, tokenizer, PROMPTS) == ["(nothing)"] * len(PROMPTS)
+
+
+def test_questions_without_room_for_an_answer_are_named(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    length = max(len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS)
+    model.config.max_position_embeddings = length + NEW_TOKENS
+    require_room(model, tokenizer, PROMPTS)
+    model.config.max_position_embeddings -= 1
+    with pytest.raises(EditorError, match=rf"has {length} tokens, and the base model has room for {length - 1} before"):
+        require_room(model, tokenizer, PROMPTS)

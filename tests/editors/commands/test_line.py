@@ -316,6 +316,23 @@ def test_folder_in_the_place_of_a_file_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "reason"), [("new/", "is a folder"), ("file/edit.safetensors", "file is no folder")])
+def test_files_that_cannot_be_written_are_named_before_the_model_is_loaded(
+    name: str, reason: str, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    edit = ["apply", artifact, "--prompt=Who?", "--target=Anna", f"--model={tmp_path / 'none'}"]
+    assert reason in error_of(capsys, *edit, f"--save={tmp_path}/{name}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_question_longer_than_the_context_is_refused(
+    artifact: Path, tiny_world: TinyWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit = ["apply", artifact, "--prompt=Who?", "--target=Anna", f"--model={tiny_world.model}"]
+    assert "shorten it" in error_of(capsys, *edit, f"--ask={'sings ' * 4000}")
+
+
 def test_wrong_usage_is_another_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     batch = ["batch", "x", "y", "--output=o", "--batch-size=0"]
     rank = ["convert", "x", "--to=lora", "--output=o", "--rank=0"]
