@@ -24,11 +24,11 @@ train: install ## Train the demo editor, then edit one fact with it
 		--prompt "The capital of France is" --target "Lyon" \
 		--ask "The capital city of France is called" --ask "The capital of Japan is"
 
-test: install ## Run all tests (PYTEST="-k name" adds arguments)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+test: install ## Run all tests, one process for each core (PYTEST="-k name" adds arguments)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)
 
 test-fast: install ## Run the tests that take no model and little time
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(PYTEST)
 
 check: install ## Lint, formatting, types, import rules
 	$(BIN)/ruff check .
