@@ -43,9 +43,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it over `path` when the block ends well, delete it otherwise.
 
     Raises:
-        ArtifactError: `require_file_path` refuses `path`.
+        ArtifactError: `path` is a folder.
     """
-    require_file_path(path)
+    _require_no_folder(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -67,13 +67,17 @@ def require_file_path(path: str | Path) -> None:
     Raises:
         ArtifactError: it is a folder, or lies in something that is none or may not be written to.
     """
-    if Path(path).is_dir() or str(path).endswith("/"):
-        raise ArtifactError(f"{path} is a folder; name a file")
+    _require_no_folder(path)
     parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not parent.is_dir():
         raise ArtifactError(f"{path} cannot be written: {parent} is no folder; name another file")
     if not os.access(parent, os.W_OK):
         raise ArtifactError(f"{path} cannot be written: {parent} may not be written to; name another file")
+
+
+def _require_no_folder(path: str | Path) -> None:
+    if Path(path).is_dir() or str(path).endswith("/"):
+        raise ArtifactError(f"{path} is a folder; name a file")
 
 
 def require_new_folder(folder: str | Path) -> None:
