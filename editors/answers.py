@@ -14,7 +14,7 @@ from editors.text_encoder import text_encoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
+# How long a shown answer may be.
 NEW_TOKENS = 12
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from editors.edits import LowRankEdit
 from editors.errors import EditorError
 from editors.frozen import Factors
+from editors.mend.keys import decorrelated_keys
 from editors.mend.network import FactorTransform, LowRankBlock, MENDConfig, MENDNetwork
 from editors.normaliser import RunningNormaliser
 from tests.tiny_models import as_signal
@@ -192,6 +193,17 @@ def test_the_summed_loss_counts_every_token_of_a_long_target_in_full() -> None:
     for site in WIDTHS:
         close(summed.updates[site].u, expected.updates[site].u)
         close(summed.updates[site].v, expected.updates[site].v)
+
+
+@pytest.mark.parametrize("answer_loss", ["mean", "sum"])
+def test_a_ridge_changes_the_keys_of_every_site_and_nothing_else(answer_loss: Literal["mean", "sum"]) -> None:
+    signal = as_signal(random_factors(), EPISODE, NUM_EPISODES)
+    plain = warmed_up(randomised(new_network(answer_loss=answer_loss)))(signal)
+    joint = warmed_up(randomised(new_network(answer_loss=answer_loss, key_ridge=0.2)))(signal)
+    for site in WIDTHS:
+        close(joint.updates[site].u, decorrelated_keys(plain.updates[site].u, 0.2))
+        close(joint.updates[site].v, plain.updates[site].v)
+        assert not torch.allclose(joint.updates[site].u, plain.updates[site].u, rtol=0.01)
 
 
 def test_training_normalises_with_this_batch_included() -> None:
