@@ -21,6 +21,7 @@ from benchmarks.setting import Setting, quieten
 from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
+from editors.length_groups import length_groups
 from editors.mend.module import MEND
 from editors.prefix_store import PrefixCache
 from editors.sites import find_blocks
@@ -163,6 +164,12 @@ def _parts(batch: EditBatch) -> list[TokenBatch]:
     return [batch.edit, batch.rephrase, batch.locality]
 
 
+def _computed_tokens(batch: EditBatch) -> int:
+    """Tokens that the blocks above the prefix compute, padding included; the unedited locality pass is not counted."""
+    together = length_groups([batch.rephrase, batch.locality], [None, None])
+    return batch.edit.input_ids.numel() + sum(group.tokens.input_ids.numel() for group in together)
+
+
 def _distinct_tokens(batch: EditBatch) -> int:
     return sum(map(len, {text for part in _parts(batch) for text in Compact(part).texts}))
 
@@ -214,7 +221,7 @@ class _StepTimer(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: EditBatch, _: int) -> None:  # noqa: ARG002
         """The batch is there."""
         self._clock.enter("other")
-        self._tokens = (*batch.token_counts(), _distinct_tokens(batch))
+        self._tokens = (batch.token_counts()[0], _computed_tokens(batch), _distinct_tokens(batch))
 
     def on_before_backward(self, *_: Any) -> None:
         """The losses are computed."""

@@ -199,41 +199,66 @@ class Editor(LightningModule):
         count = batch.num_episodes
         hidden = self.frozen.prefix([batch.edit, batch.rephrase, batch.locality])
         edit, before = self.compute_edit(batch.edit, count, hidden[0])
-        edit_loss = self.edit_loss(batch, edit, hidden)
-        locality_loss, shift = self._locality_loss(batch, edit, hidden)
+        taught = slice(0 if self.trains_on_edit_prompts else 1, 2)
+        texts, prefixes = [batch.edit, batch.rephrase][taught], hidden[taught]
+        locality, locality_prefix = self._locality_texts(batch, hidden)
+        *answers, edited = self.frozen.logits_together([*texts, locality], edit, [*prefixes, locality_prefix])
+        edit_loss = self.edit_loss(texts, answers, count)
+        locality_loss, shift = self._locality_loss(batch, edited, locality, locality_prefix)
         total = self.total_loss(edit_loss, locality_loss, edit)
         return EpisodeLosses(total, edit_loss, locality_loss, shift, before.mean())
 
-    def edit_loss(self, batch: EditBatch, edit: Edit, hidden: Sequence[Tensor | None]) -> Tensor:
-        """`[]` how far the edits are from taking hold; a subclass may measure it otherwise.
+    @property
+    def trains_on_edit_prompts(self) -> bool:
+        """Whether the edit loss is over the edit prompts too, beside their paraphrases; a subclass may say so."""
+        return False
+
+    def answer_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """`[N]` the edit loss of each answer token; a subclass may choose another."""
+        return answer_nll(logits, targets)
+
+    def edit_loss(self, texts: Sequence[TokenBatch], logits: Sequence[Tensor], num_episodes: int) -> Tensor:
+        """`[]` how far the edits are from taking hold: `answer_loss`, averaged for each episode first.
 
         Args:
-            batch: the episodes.
-            edit: the edit of each.
-            hidden: the frozen prefixes of edit, paraphrase and locality texts.
+            texts: what is to be answered with the target.
+            logits: `[N, V]` of the edited model, for each of `texts`.
+            num_episodes: E.
         """
-        nll = answer_nll(self.frozen.logits(batch.rephrase, edit, hidden[1]), batch.rephrase.targets)
-        return mean_over_present(*episode_means(nll, batch.rephrase.answer_episode(), batch.num_episodes))
+        losses = [self.answer_loss(found, tokens.targets) for found, tokens in zip(logits, texts, strict=True)]
+        episode = torch.cat([tokens.answer_episode() for tokens in texts])
+        return mean_over_present(*episode_means(torch.cat(losses), episode, num_episodes))
 
     def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: Edit) -> Tensor:  # noqa: ARG002
         """`[]` what is minimised; a subclass may weigh the losses otherwise, or add some of the edit itself."""
         return self.c_edit * edit_loss + self.c_loc * locality_loss
 
-    def _locality_loss(self, batch: EditBatch, edit: Edit, hidden: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        """The KL loss, and the largest change of any logit."""
-        texts, prefix = batch.locality, hidden[2]
-        missing = texts.num_texts == 0
-        if missing and self.frozen.is_shared:
-            # Another process may have locality texts: the passes are run, forwards and backwards, and count nothing.
-            texts, prefix = batch.edit, hidden[0]
-        elif missing:
+    def _locality_texts(self, batch: EditBatch, hidden: Sequence[Tensor | None]) -> tuple[TokenBatch, Tensor | None]:
+        """The locality texts with their prefix."""
+        if batch.locality.num_texts or not self.frozen.is_shared:
+            return batch.locality, hidden[2]
+        # Another process may have locality texts: passes are run, forwards and backwards, that count nothing.
+        return batch.edit, hidden[0]
+
+    def _locality_loss(
+        self, batch: EditBatch, edited: Tensor, texts: TokenBatch, prefix: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The KL loss, and the largest change of any logit.
+
+        Args:
+            batch: the episodes.
+            edited: `[N, V]` logits of the edited model.
+            texts: from `_locality_texts`.
+            prefix: `[B, T, d]` of these texts.
+        """
+        if texts.num_texts == 0:
             zero = torch.zeros((), device=texts.input_ids.device)
             return zero, zero / zero
         with torch.no_grad():
-            base = self.frozen.logits(texts, hidden=prefix)
-        edited = self.frozen.logits(texts, edit, prefix)
+            (base,) = self.frozen.logits_together([texts], None, [prefix])
         loss = mean_over_present(*episode_means(locality_kl(base, edited), texts.answer_episode(), batch.num_episodes))
-        shift = (edited.detach() - base).abs().max()
+        shift = base.sub_(edited.detach()).abs_().max()
+        missing = batch.locality.num_texts == 0
         return (0 * loss, torch.full_like(shift, torch.nan)) if missing else (loss, shift)
 
     def on_fit_start(self) -> None:

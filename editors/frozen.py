@@ -6,7 +6,7 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from editors.edits import Edit
+from editors.edits import Edit, LowRankEdit
 from editors.errors import EditorError
 from editors.generation import Begun, generate
 from editors.key_values import KeyValues, text_in_cache
+from editors.length_groups import length_groups
 from editors.lockstep import has_shards
 from editors.losses import answer_nll, episode_means
 from editors.output_gradients import output_gradients
@@ -189,31 +190,73 @@ class FrozenLM(nn.Module):
             kept: where to keep keys and values of the blocks that run (decoder-only; edits that keep the prefix).
         """
         hidden = hidden if edit is None or edit.keeps_prefix else None
-        applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode, tokens)
         cache = None if kept is None else DynamicCache()
-        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens):
-            output = self.model(**self._inputs.arguments(tokens, cache))
+        logits = self._run(tokens, edit, hidden, cache)
         if kept is not None and cache is not None:
             for row, mask in enumerate(tokens.attention_mask.bool()):
                 kept.add(row, text_in_cache(cache, row, mask))
-        return output.logits[0]
+        return logits
+
+    def logits_together(
+        self, batches: Sequence[TokenBatch], edit: Edit | None, hidden: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        """`logits` of several batches, whose texts share passes of similar length and one pass of the head.
+
+        Where that cannot be (an encoder-decoder model, a model divided among processes, an edit of another kind than
+        low-rank ones), each batch is run by itself.
+
+        Args:
+            batches: the texts.
+            edit: run with this edit.
+            hidden: for each batch its `[B, T, d]` from `prefix`.
+        """
+        joinable = edit is None or isinstance(edit, LowRankEdit)
+        if not joinable or self.is_shared or is_encoder_decoder(self.model) or not any(b.num_texts for b in batches):
+            return [self.logits(tokens, edit, states) for tokens, states in zip(batches, hidden, strict=True)]
+        found = length_groups(batches, hidden)
+        order = torch.cat([group.answers for group in found]).argsort()
+        seen: list[Tensor] = []
+
+        def select(states: Tensor) -> Tensor:
+            seen.append(states)
+            # All but the last group leave the head nothing to do.
+            return torch.cat(seen, dim=1)[:, order] if len(seen) == len(found) else states[:, :0]
+
+        for group in found:
+            logits = self._run(group.tokens, edit, group.hidden, None, select)
+        return list(logits.split([len(tokens.targets) for tokens in batches]))
+
+    def _run(
+        self,
+        tokens: TokenBatch,
+        edit: Edit | None,
+        hidden: Tensor | None,
+        cache: DynamicCache | None,
+        select: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Logits at answer positions, or of those states that `select` makes of the states there."""
+        applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode, tokens)
+        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens, select):
+            logits: Tensor = self.model(**self._inputs.arguments(tokens, cache)).logits[0]
+        return logits
 
     @contextmanager
-    def _head_at(self, tokens: TokenBatch) -> Iterator[None]:
+    def _head_at(self, tokens: TokenBatch, select: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
         """Let the language-model head see only answer positions: with a large vocabulary it costs as much as blocks.
 
-        It sees `[copies, N, d]`, where an edit may run every text several times.
+        It sees `[copies, N, d]`, where an edit may run every text several times; or what `select` makes of that.
         """
 
-        def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             copies = args[0].unflatten(0, (tokens.num_texts, -1)).transpose(0, 1)
-            return (copies.flatten(1, 2)[:, tokens.positions],)
+            states = copies.flatten(1, 2)[:, tokens.positions]
+            return (states if select is None else select(states),)
 
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(select)
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(hook)
         try:
             yield
         finally:
-            hook.remove()
+            handle.remove()
 
     def capture(
         self,

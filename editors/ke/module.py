@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, cast
 
@@ -17,7 +17,7 @@ from editors.errors import EditorError
 from editors.ke.condition import SEPARATORS
 from editors.ke.constraint import Constraint, Margin, update_norm
 from editors.ke.network import KEConfig, KENetwork, KEShape
-from editors.losses import answer_nll, episode_means, mean_over_present
+from editors.losses import answer_nll
 from editors.prefix_store import PrefixCache
 from editors.sharding import whole
 from editors.tokens import EditBatch
@@ -127,14 +127,14 @@ class KE(Editor):
 
     # --- the constrained objective -----------------------------------------------------------------------------------
 
-    def edit_loss(self, batch: EditBatch, edit: Edit, hidden: Sequence[Tensor | None]) -> Tensor:
-        """Label-smoothed negative log-likelihood on the edit texts and on the paraphrases."""
-        if self.objective == "simple":
-            return super().edit_loss(batch, edit, hidden)
-        parts = list(zip((batch.edit, batch.rephrase), hidden, strict=False))
-        nll = [answer_nll(self.frozen.logits(tokens, edit, h), tokens.targets, self.smoothing) for tokens, h in parts]
-        episode = torch.cat([tokens.answer_episode() for tokens, _ in parts])
-        return mean_over_present(*episode_means(torch.cat(nll), episode, batch.num_episodes))
+    @property
+    def trains_on_edit_prompts(self) -> bool:
+        """The constrained objective does."""
+        return self.objective == "constrained"
+
+    def answer_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Label-smoothed negative log-likelihood in the constrained objective."""
+        return answer_nll(logits, targets, self.smoothing if self.objective == "constrained" else 0.0)
 
     def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: Edit) -> Tensor:
         """`edit + multiplier * (KL - margin)`, and likewise with the update's norm (De Cao et al. 2021)."""
