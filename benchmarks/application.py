@@ -1,6 +1,7 @@
 """What applying a trained editor costs: `python -m benchmarks.application [--path DIR] [--output FILE]`.
 
-The artifact is that of an untrained editor: no cost depends on the values of its weights.
+First one edit in each call, by phase; then many independent edits in one call, beside a call for each of them. The
+artifact is that of an untrained editor: no cost depends on the values of its weights.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, quartiles, verdict
 from benchmarks.setting import Setting, add_options, quieten, save_result, setting_from
+from benchmarks.throughput import Throughput, measure_throughput
 from callbacks.export import export_artifact
 from editors.edits import Edit
 from editors.export.artifact import LoadedEditor, load_editor
@@ -28,7 +31,8 @@ from editors.requests import EditRequest
 from editors.tokens import encode_answers
 
 PHASES = ("prefix", "capture", "transform", "other")
-_TARGET_UNITS = 0.6
+_TARGET_UNITS = 0.5
+_TARGET_RATIO = 0.6
 _NEW_TOKENS = 16
 
 
@@ -45,6 +49,7 @@ class Application:
         phases: the parts of making the edit.
         generation: generating tokens without the edit.
         edited_generation: generating as many with the edit.
+        throughput: many edits in one call.
     """
 
     weights_check: float = 0.0
@@ -55,6 +60,7 @@ class Application:
     phases: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
     generation: list[float] = field(default_factory=list)
     edited_generation: list[float] = field(default_factory=list)
+    throughput: Throughput | None = None
 
     def units(self, phase: str | None = None) -> list[float]:
         """For each request the cost of its edit, or of one phase, in units on the same text."""
@@ -65,16 +71,24 @@ class Application:
         return [edited / base for edited, base in zip(self.edited_generation, self.generation, strict=True)]
 
 
-def measure_application(setting: Setting, requests: int) -> Application:
-    """Export an editor, load it, and apply it to the first `requests` test records of the data."""
+def measure_application(setting: Setting, requests: int, together: int) -> Application:
+    """Export an editor, load it, and apply it to test records of the data.
+
+    Args:
+        setting: what is measured.
+        requests: how many edits are made by phase, each on its own.
+        together: how many are made in one call.
+    """
     quieten()
     editor, data = setting.editor(), setting.data(episodes=1)
-    records = (data.records["test"] or data.records["train"])[: requests + 1]
-    wanted = [EditRequest(record.prompt, record.target_new) for record in records]
+    records = data.records["test"] or data.records["train"]
+    wanted = [EditRequest(record.prompt, record.target_new) for record in records[: max(requests + 1, together)]]
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_editor(export_artifact(editor, Path(folder) / "artifact", {}))
     bench = _Bench(loaded, editor.frozen.model, data.tokenizer)
-    return bench.run(wanted)
+    result = bench.run(wanted[: requests + 1])
+    result.throughput = bench.throughput(wanted[:together], UnitPass(editor.frozen.model, setting.unit_text(data)))
+    return result
 
 
 class _Bench:
@@ -94,6 +108,11 @@ class _Bench:
         for request in requests[1:]:
             self._measure(request, result)
         return result
+
+    def throughput(self, requests: Sequence[EditRequest], unit: UnitPass) -> Throughput:
+        """Many edits in one call, and a call for each."""
+        edit_each = partial(self._loaded.edit_each, self._model, self._tokenizer)
+        return measure_throughput(edit_each, requests, unit)
 
     def _measure(self, request: EditRequest, result: Application) -> None:
         (text,) = encode_answers(self._tokenizer, [(request.prompt, request.target)])
@@ -148,12 +167,23 @@ def result_table(result: Application) -> Table:
     table.add_row(f"at most {_TARGET_UNITS}?", verdict(True, quartiles(result.units())[1] <= _TARGET_UNITS), "")
     _row(table, "one edit, CPU-seconds", result.edit)
     _row(table, "a unit, CPU-seconds", result.unit)
+    _add_throughput(table, result.throughput)
     table.add_section()
     _row(table, f"{_NEW_TOKENS} tokens, CPU-seconds", result.generation)
     _row(table, "the same, edited / base", result.generation_ratio())
     table.add_section()
     _row(table, "weights check, CPU-seconds (once)", [result.weights_check])
     return table
+
+
+def _add_throughput(table: Table, many: Throughput | None) -> None:
+    if many is None:
+        return
+    table.add_section()
+    _row(table, f"an edit of {many.edits} in one call, units", [many.units_per_edit()])
+    _row(table, "the same, one call / a call for each", [many.ratio()])
+    table.add_row(f"at most {_TARGET_RATIO}?", verdict(True, many.ratio() <= _TARGET_RATIO), "")
+    _row(table, "edits in a second", [many.edits_per_second()])
 
 
 def _row(table: Table, name: str, values: Sequence[float]) -> None:
@@ -167,6 +197,7 @@ def summary(result: Application) -> dict[str, Any]:
         "units_per_edit": quartiles(result.units())[1],
         "phases_units_per_edit": {phase: quartiles(result.units(phase))[1] for phase in PHASES},
         "edited_over_base_generation": quartiles(result.generation_ratio())[1],
+        "one_call_over_separate_calls": result.throughput and result.throughput.ratio(),
         **asdict(result),
     }
 
@@ -175,11 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write the file."""
     parser = argparse.ArgumentParser(description="What applying a trained editor costs.")
     parser.add_argument("--requests", type=int, default=12, help="how many edits are made, each on its own")
+    parser.add_argument("--together", type=int, default=100, help="how many edits are made in one call; 2 or more")
     add_options(parser)
     options = parser.parse_args(arguments)
     setting, console = setting_from(options), Console()
-    with console.status(f"{options.requests} edits"):
-        result = measure_application(setting, options.requests)
+    with console.status(f"{options.requests} edits, {options.together} in one call"):
+        result = measure_application(setting, options.requests, options.together)
     console.print(result_table(result))
     save_result(setting, {"application": summary(result)}, options.output)
 

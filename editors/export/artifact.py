@@ -6,8 +6,7 @@ Needs torch, transformers and safetensors only. Nothing is pickled, so an untrus
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +24,8 @@ from editors.edits import Edit, ModelKeepingNetwork, TextEditNetwork
 from editors.errors import ArtifactError, BaseModelError, EditorError
 from editors.export.card import model_card
 from editors.files import new_folder, save_json, save_tensors, save_text
-from editors.frozen import FrozenLM
+from editors.making import EditMaker, frozen_for_editing, request_tokens
 from editors.registry import registered_editor
-from editors.repeated import edit_until_flipped
 from editors.requests import EditRequest
 from editors.seq2seq import is_encoder_decoder
 from editors.sites import is_linear, linear_widths
@@ -212,7 +210,7 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
             ArtifactError: the model is not the one the editor was trained for.
             EditorError: there is no request, one is too long for the model, or `attempts` is below 1.
         """
-        return self._edits(model, tokenizer, requests, [0] * len(requests), attempts)
+        return self._edits(model, tokenizer, [requests], attempts)
 
     def edit_each(
         self,
@@ -221,42 +219,39 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         requests: Sequence[EditRequest],
         attempts: int = 1,
     ) -> Edit:
-        """Make an independent edit of each request, all in one batch: episode `i` of the result is request `i`.
+        """Make an independent edit of each request: episode `i` of the result is the edit of request `i`.
+
+        Much cheaper than a call for each, because requests share passes over the model. They are made some at a time:
+        more requests take more memory only for the result, which holds all edits.
 
         Arguments and errors are those of `edit`.
         """
-        return self._edits(model, tokenizer, requests, list(range(len(requests))), attempts)
+        return self._edits(model, tokenizer, [[request] for request in requests], attempts)
 
     def _edits(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[EditRequest],
-        episode: list[int],
+        episodes: Sequence[Sequence[EditRequest]],
         attempts: int,
     ) -> Edit:
-        if not requests:
+        if not any(episodes):
             raise ArtifactError("there is no edit request")
         if attempts < 1:
             raise EditorError(f"attempts must be at least 1, got {attempts}")
         self.check_base_model(model)
         seq2seq, end_answers = is_encoder_decoder(model), self.base_model.end_answers
         encoder = text_encoder(tokenizer, encoder_decoder=seq2seq, end_answers=end_answers)
-        tokens = encoder.batch([(r.prompt, r.target) for r in requests], episode, longest_text(model)).to(model.device)
-        count = episode[-1] + 1
         edit: Edit
         if isinstance(self.network, TextEditNetwork):
+            owner = request_tokens(encoder, episodes, longest_text(model)).episode.tolist()
             self.network.tokenizer = tokenizer
-            edit = self.network.remember(requests, episode, count)
+            edit = self.network.remember([r for requests in episodes for r in requests], owner, len(episodes))
         else:
-            with _frozen(model, list(self.config.site_widths)) as frozen, torch.no_grad():
-                hidden = frozen.prefix([tokens])[0]
-                edit = edit_until_flipped(self.network, frozen, tokens, count, hidden, attempts)
-        facts = [
-            self._facts([request for request, owner in zip(requests, episode, strict=True) if owner == number])
-            for number in range(count)
-        ]
-        edit.metadata = facts[0] if count == 1 else {"episodes": facts}
+            with frozen_for_editing(model, list(self.config.site_widths)) as frozen:
+                edit = EditMaker(self.network, frozen, encoder).make(episodes, attempts)
+        facts = [self._facts(requests) for requests in episodes]
+        edit.metadata = facts[0] if len(facts) == 1 else {"episodes": facts}
         return edit
 
     def _facts(self, requests: Sequence[EditRequest]) -> dict[str, Any]:
@@ -296,17 +291,3 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
                 + float16_hint(str(self.config.base_model.get("dtype")), model)
             )
         self._checked.add(model)
-
-
-@contextmanager
-def _frozen(model: PreTrainedModel, sites: list[str]) -> Iterator[FrozenLM]:
-    """`model` as a `FrozenLM`; afterwards its modes and flags are as the caller left them."""
-    training = {module: module.training for module in model.modules()}
-    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        yield FrozenLM(model, sites)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, flag in required.items():
-            parameter.requires_grad_(flag)

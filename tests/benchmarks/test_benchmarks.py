@@ -17,6 +17,7 @@ from benchmarks import application, training_run, training_step
 from benchmarks.floor import floor_operations
 from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, quartiles
 from benchmarks.setting import Setting
+from benchmarks.throughput import Throughput, measure_throughput
 from benchmarks.training_run import TrainingRun, measure_training
 from editors.base_model import load_base_model, weights_hash
 from tests.tiny_world import write_model, write_tokenizer
@@ -50,7 +51,7 @@ def run(setting: Setting) -> TrainingRun:
 
 @pytest.fixture(scope="module")
 def applied(setting: Setting) -> application.Application:
-    return application.measure_application(setting, requests=3)
+    return application.measure_application(setting, requests=3, together=6)
 
 
 def options(setting: Setting) -> list[str]:
@@ -234,12 +235,34 @@ def test_ratios_of_application_are_positive(applied: application.Application) ->
     assert applied.first_edit > 0
 
 
+def test_one_call_makes_all_edits_and_each_is_made_alone_once() -> None:
+    calls: list[list[int]] = []
+    result = measure_throughput(lambda requests: calls.append(list(requests)), [1, 2, 3, 4, 5], lambda: 2.0)  # type: ignore[list-item, arg-type]
+    assert calls == [[1], [2], [1, 2, 3, 4, 5], [3], [4], [5]]
+    assert (result.edits, result.unit) == (5, 2.0)
+
+
+def test_throughput_is_compared_with_separate_calls() -> None:
+    many = Throughput(edits=10, separate=8.0, together=2.0, wall=4.0, unit=0.5)
+    assert (many.ratio(), many.units_per_edit(), many.edits_per_second()) == (0.25, 0.4, 2.5)
+
+
+def test_throughput_of_real_edits(applied: application.Application) -> None:
+    assert applied.throughput is not None
+    assert applied.throughput.edits == 6
+    assert applied.throughput.ratio() > 0
+    assert "an edit of 6 in one call" in printed(application.result_table(applied))
+
+
 def test_application_from_the_command_line_on_built_in_facts(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "application.json"
-    application.main([f"--base-model={model}", "--rank=8", "--num-blocks=2", "--requests=2", f"--output={output}"])
+    application.main(
+        [f"--base-model={model}", "--rank=8", "--num-blocks=2", "--requests=2", "--together=4", f"--output={output}"]
+    )
     written = json.loads(output.read_text())["application"]
     assert written["units_per_edit"] > 0
+    assert written["throughput"]["edits"] == 4
     assert len(written["edited_generation"]) == 2
     assert "weights check" in capsys.readouterr().out
