@@ -110,7 +110,7 @@ def train(arguments: Sequence[str], callback: Callback) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     editor = case.make()
-    batch = _with_words(case.batch.batch(encoder_decoder=False), load_config(editor.base_model).vocab_size)
+    batch = with_words(case.batch.batch(encoder_decoder=False), load_config(editor.base_model).vocab_size)
     steps: Any = [batch] * case.steps  # has what a loader asks of a data set
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -141,7 +141,7 @@ def _strategy(name: str) -> Any:
     return "ddp" if name == "DDP" else "auto"
 
 
-def _with_words(batch: EditBatch, vocabulary: int) -> EditBatch:
+def with_words(batch: EditBatch, vocabulary: int) -> EditBatch:
     """The batch with ids that a model knows; the first quarter of them holds the special ones."""
     first = vocabulary // 4
 

@@ -1,0 +1,240 @@
+"""How the cost of a training edit grows: `python -m benchmarks.growth [--steps N] [--output FILE]`.
+
+One size at a time is changed: blocks of the base model, edited blocks, rank of MEND's transform, episodes in a step,
+tokens in a text. The others stay at the reference: the middle of their values, and all blocks. Every step is measured
+without a prefix cache ("cold") and with one that knows the texts ("warm"). The texts mean nothing, and all have the
+same length. Every cost is in units on the whole base model, so that those of cut models can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from transformers import PreTrainedModel
+
+from benchmarks.measure import UnitPass, cpu_seconds
+from benchmarks.processes import with_words
+from benchmarks.setting import Setting, quieten, save_result
+from editors.base_model import load_base_model
+from editors.errors import UsageError
+from editors.mend.module import MEND
+from editors.mend.network import MENDConfig
+from editors.plan.skeleton import BatchSize
+from editors.prefix_store import PrefixCache
+from editors.sites import find_blocks
+from editors.tokens import EditBatch, EncodedText
+
+# As in configs/mend.yaml.
+_CLIP = 100.0
+_LABELS = {
+    "blocks": "blocks of the base model",
+    "edited_blocks": "edited blocks",
+    "rank": "rank of the transform",
+    "episodes": "episodes in a step",
+    "tokens": "tokens in a text",
+}
+_VALUES = {
+    "blocks": (10, 20, 30),
+    "edited_blocks": (1, 3, 6),
+    "rank": (128, 512, 1920),
+    "episodes": (1, 4, 16),
+    "tokens": (8, 16, 32, 64),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a training step is made of.
+
+    Args:
+        blocks: how many of the base model's last blocks are there; those below the edited ones are the frozen prefix.
+        edited_blocks: how many last blocks are edited.
+        rank: of MEND's transform.
+        episodes: independent edits in a step.
+        tokens: of every text: an edit, a paraphrase and a locality text in each episode.
+    """
+
+    blocks: int
+    edited_blocks: int
+    rank: int
+    episodes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training edit of a size costs, in units; medians over the steps.
+
+    Args:
+        size: of the step.
+        cold: without a prefix cache.
+        warm: with one that knows all texts.
+        unit: CPU-seconds of a unit, the mean of the one before and the one after.
+    """
+
+    size: Size
+    cold: float
+    warm: float
+    unit: float
+
+
+def measure_growth(setting: Setting, values: Mapping[str, Sequence[int]], steps: int) -> dict[str, list[Cost]]:
+    """For each axis the costs at its values.
+
+    Args:
+        setting: which base model, and how many threads.
+        values: for each field of `Size` what it is set to, in ascending order.
+        steps: timed steps of each size, cold and warm.
+    """
+    torch.set_num_threads(setting.threads)
+    model = load_base_model(setting.base_model_config()).requires_grad_(requires_grad=False)
+    unit = UnitPass(model, _unit_text(model, setting.unit_tokens))
+    unit()
+    reference = _reference(values)
+    known: dict[Size, Cost] = {}
+    for axis, own in values.items():
+        for size in (replace(reference, **{axis: value}) for value in own):
+            if size not in known:
+                known[size] = _cost(setting, model, unit, size, steps)
+    return {axis: [known[replace(reference, **{axis: value})] for value in own] for axis, own in values.items()}
+
+
+def _reference(values: Mapping[str, Sequence[int]]) -> Size:
+    middle = {axis: own[(len(own) - 1) // 2] for axis, own in values.items()}
+    return Size(**{**middle, "blocks": values["blocks"][-1]})
+
+
+def _unit_text(model: PreTrainedModel, tokens: int) -> EncodedText:
+    first = model.config.get_text_config().vocab_size // 4
+    return EncodedText(tuple(range(first, first + tokens)), tokens - 1, tokens)
+
+
+def _cost(setting: Setting, model: PreTrainedModel, unit: UnitPass, size: Size, steps: int) -> Cost:
+    before = unit()
+    with last_blocks(model, size.blocks):
+        run = _Training(replace(setting, rank=size.rank, num_blocks=size.edited_blocks), model, size)
+        cold = run.median_seconds(steps)
+        run.warm_up()
+        warm = run.median_seconds(steps)
+    between = (before + unit()) / 2
+    return Cost(size, cold / size.episodes / between, warm / size.episodes / between, between)
+
+
+@contextmanager
+def last_blocks(model: PreTrainedModel, count: int) -> Iterator[None]:
+    """Inside this context `model` has its last `count` blocks only."""
+    name, blocks = find_blocks(model)
+    if not 0 < count <= len(blocks):
+        raise UsageError(f"--blocks must be from 1 to {len(blocks)}, which the base model has, got {count}")
+    parent, _, own = name.rpartition(".")
+    config = model.config.get_text_config()
+
+    def have(kept: nn.ModuleList) -> None:
+        setattr(model.get_submodule(parent), own, kept)
+        config.num_hidden_layers = len(kept)
+
+    have(nn.ModuleList(list(blocks)[-count:]))
+    try:
+        yield
+    finally:
+        have(blocks)
+
+
+class _Training:
+    """Steps of one size, without Lightning: losses, gradients, clipping, Adam."""
+
+    def __init__(self, setting: Setting, model: PreTrainedModel, size: Size) -> None:
+        torch.manual_seed(0)
+        self._editor = MEND(setting.base_model_config(), MENDConfig(rank=setting.rank))
+        self._editor.load_model = lambda _: model
+        self._editor.configure_model()
+        self._optimizer = torch.optim.Adam(self._editor.parameter_groups(), lr=1e-6, fused=True)
+        words = BatchSize(size.episodes, tokens=size.tokens).batch(encoder_decoder=False)
+        self._batch = with_words(words, model.config.get_text_config().vocab_size)
+
+    def warm_up(self) -> None:
+        """Let the prefix cache know the texts."""
+        self._editor.frozen.keep_prefixes(PrefixCache())
+        self._editor.frozen.prefix(_parts(self._batch))
+
+    def median_seconds(self, steps: int) -> float:
+        """Median CPU-seconds of some steps, after one that is not counted."""
+        self._step()
+        return statistics.median(cpu_seconds(self._step) for _ in range(steps))
+
+    def _step(self) -> None:
+        self._editor.episode_losses(self._batch).total.backward()
+        nn.utils.clip_grad_norm_(self._editor.network.parameters(), _CLIP)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def _parts(batch: EditBatch) -> list[Any]:
+    return [batch.edit, batch.rephrase, batch.locality]
+
+
+def result_table(costs: Mapping[str, Sequence[Cost]]) -> Table:
+    """A row for each value of each axis, with what the cost is relative to the axis's first."""
+    table = Table(title="One training edit, in units")
+    table.add_column("")
+    for heading in ("cold", "warm", "cold / first", "warm / first"):
+        table.add_column(heading, justify="right")
+    for axis, own in costs.items():
+        for cost in own:
+            ratios = (cost.cold / own[0].cold, cost.warm / own[0].warm)
+            shown = f"{getattr(cost.size, axis):,} {_LABELS[axis]}"
+            table.add_row(shown, f"{cost.cold:.3f}", f"{cost.warm:.3f}", *(f"{ratio:.2f}" for ratio in ratios))
+        table.add_section()
+    return table
+
+
+def draw(costs: Mapping[str, Sequence[Cost]], path: Path) -> None:
+    """A panel for each axis."""
+    figure = Figure(figsize=(3 * len(costs), 3), layout="constrained")
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, (axis, own) in zip(panels, costs.items(), strict=True):
+        for state in ("cold", "warm"):
+            axes.plot([getattr(c.size, axis) for c in own], [getattr(c, state) for c in own], marker="o", label=state)
+        axes.set(xlabel=_LABELS[axis], ylim=(0, None), xlim=(0, None))
+    panels[0].set_ylabel("one training edit, units")
+    panels[0].legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the table; write it and a picture where asked to."""
+    parser = argparse.ArgumentParser(description="How the cost of a training edit grows with each size.")
+    parser.add_argument("--base-model", default=Setting.base_model, help="decoder-only base model")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each size, cold and warm")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    for axis, own in _VALUES.items():
+        option = f"--{axis.replace('_', '-')}"
+        parser.add_argument(option, type=int, nargs="+", default=own, help=f"{_LABELS[axis]} (default: {own})")
+    parser.add_argument("--output", type=Path, help="write FILE (JSON) and a picture beside it")
+    options = parser.parse_args(arguments)
+    if options.steps < 1:
+        raise UsageError(f"--steps must be at least 1, got {options.steps}")
+    quieten()
+    setting = Setting(options.base_model, threads=options.threads)
+    costs = measure_growth(setting, {axis: sorted(getattr(options, axis)) for axis in _VALUES}, options.steps)
+    Console().print(result_table(costs))
+    if options.output:
+        plain = {axis: [asdict(cost) for cost in own] for axis, own in costs.items()}
+        save_result(setting, {"growth": plain}, options.output)
+        draw(costs, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""`benchmarks.growth` on a tiny random model; no test looks at how long anything takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from benchmarks import growth
+from benchmarks.growth import Cost, Size, last_blocks, measure_growth
+from benchmarks.setting import Setting
+from editors.base_model import load_base_model
+from editors.errors import UsageError
+from editors.frozen import FrozenLM
+from tests.tiny_world import write_model
+
+VALUES = {"blocks": (2, 4), "edited_blocks": (1, 2), "rank": (4, 8), "episodes": (1, 2, 3), "tokens": (6, 9)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads_put_back() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return Setting(str(write_model(tmp_path_factory.mktemp("growth_model"))))
+
+
+@pytest.fixture
+def model(setting: Setting) -> PreTrainedModel:
+    return load_base_model(setting.base_model_config()).requires_grad_(requires_grad=False)
+
+
+@torch.no_grad()
+def test_a_model_is_cut_and_put_back(model: PreTrainedModel) -> None:
+    def run() -> torch.Tensor:
+        logits: torch.Tensor = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False).logits
+        return logits
+
+    before, last = run(), model.model.layers[-1]
+    with last_blocks(model, 1):
+        assert FrozenLM(model, num_blocks=1).prefix_depth == 0
+        assert model.model.layers[0] is last
+        assert not torch.allclose(run(), before)
+    assert torch.equal(run(), before)
+    assert FrozenLM(model, num_blocks=1).prefix_depth == 3
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_blocks_that_are_not_there_are_refused(model: PreTrainedModel, count: int) -> None:
+    with pytest.raises(UsageError, match=f"from 1 to 4, .* got {count}"), last_blocks(model, count):
+        pass
+
+
+def test_one_size_at_a_time_is_changed_and_the_reference_is_measured_once(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Size] = []
+
+    def cost(_: object, __: object, ___: object, size: Size, steps: int) -> Cost:
+        measured.append(size)
+        return Cost(size, float(steps), 1.0, 1.0)
+
+    monkeypatch.setattr(growth, "_cost", cost)
+    costs = measure_growth(setting, VALUES, steps=2)
+    reference = Size(blocks=4, edited_blocks=1, rank=4, episodes=2, tokens=6)
+    assert {axis: [c.size for c in own] for axis, own in costs.items()} == {
+        axis: [replace(reference, **{axis: value}) for value in own] for axis, own in VALUES.items()
+    }
+    assert len(measured) == len(set(measured)) == 1 + sum(len(own) - 1 for own in VALUES.values())
+
+
+def test_once_warm_no_text_is_read_again(setting: Setting, model: PreTrainedModel) -> None:
+    run = growth._Training(setting, model, Size(4, 1, 4, episodes=2, tokens=6))
+    blocks_run: list[int] = []
+    model.model.layers[0].register_forward_hook(lambda *_: blocks_run.append(0))
+    run.median_seconds(1)
+    cold = len(blocks_run)
+    run.warm_up()
+    warmed_up = len(blocks_run)
+    run.median_seconds(1)
+    assert (cold, warmed_up, len(blocks_run)) == (2, 3, 3)
+
+
+def test_growth_from_the_command_line(setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "growth.json"
+    values = [f"--{axis.replace('_', '-')}={own[0]}" for axis, own in VALUES.items() if axis != "blocks"]
+    values += ["--blocks", "4", "2", "--steps=1"]
+    growth.main([f"--base-model={setting.base_model}", *values, f"--output={output}"])
+    written = json.loads(output.read_text())["growth"]
+    assert [cost["size"]["blocks"] for cost in written["blocks"]] == [2, 4]
+    assert all(cost["cold"] > 0 and cost["warm"] > 0 and cost["unit"] > 0 for own in written.values() for cost in own)
+    assert output.with_suffix(".png").stat().st_size > 1000
+    assert "blocks of the base model" in capsys.readouterr().out
