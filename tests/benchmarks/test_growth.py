@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from benchmarks.setting import Setting
 from editors.base_model import load_base_model
 from editors.errors import UsageError
 from editors.frozen import FrozenLM
+from editors.prefix import FrozenPrefix
+from editors.text_groups import Text
 from tests.tiny_world import write_model
 
 VALUES = {"blocks": (2, 4), "edited_blocks": (1, 2), "rank": (4, 8), "episodes": (1, 2, 3), "tokens": (6, 9)}
@@ -78,16 +81,24 @@ def test_one_size_at_a_time_is_changed_and_the_reference_is_measured_once(
     assert len(measured) == len(set(measured)) == 1 + sum(len(own) - 1 for own in VALUES.values())
 
 
-def test_once_warm_no_text_is_read_again(setting: Setting, model: PreTrainedModel) -> None:
+def test_once_warm_no_text_is_read_again(
+    setting: Setting, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = growth._Training(setting, model, Size(4, 1, 4, episodes=2, tokens=6))
-    blocks_run: list[int] = []
-    model.model.layers[0].register_forward_hook(lambda *_: blocks_run.append(0))
+    passes: list[int] = []
+    original = FrozenPrefix._read
+
+    def read(prefix: FrozenPrefix, texts: Sequence[Text], *rest: Any) -> dict[Text, torch.Tensor]:
+        passes.append(len(texts))
+        return original(prefix, texts, *rest)
+
+    monkeypatch.setattr(FrozenPrefix, "_read", read)
     run.median_seconds(1)
-    cold = len(blocks_run)
+    assert passes == [6, 6]
     run.warm_up()
-    warmed_up = len(blocks_run)
+    assert passes == [6, 6, 6]
     run.median_seconds(1)
-    assert (cold, warmed_up, len(blocks_run)) == (2, 3, 3)
+    assert passes == [6, 6, 6]
 
 
 def test_growth_from_the_command_line(setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
