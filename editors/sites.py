@@ -29,6 +29,11 @@ def linear_widths(module: nn.Module) -> tuple[int, int]:
     return module.in_features, module.out_features
 
 
+def flat_name(site: str) -> str:
+    """A site's name without dots, which names of modules and parameters may not hold."""
+    return site.replace(".", "#")
+
+
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Name and list of the transformer blocks: the `ModuleList` with one entry for each hidden layer.
 

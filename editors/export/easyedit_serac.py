@@ -25,7 +25,7 @@ from editors.serac.counterfactual.adapter import LowRankAdapter
 from editors.serac.counterfactual.second_model import SecondModel
 from editors.serac.network import SERACConfig, SERACNetwork
 from editors.serac.scope import EmbeddingScope
-from editors.sites import is_linear
+from editors.sites import flat_name, is_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -188,7 +188,7 @@ def _put_tensors(model: nn.Module, tensors: dict[str, Tensor], part: str, source
 
 def _put_factors(adapter: LowRankAdapter, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     for site, pair in factors.items():
-        name = site.replace(".", "#")  # as the adapter names it
+        name = flat_name(site)  # as the adapter names it
         for parameters, factor in zip((adapter.down, adapter.up), pair, strict=True):
             parameters[name].data.zero_()[: len(factor)] = factor
 

@@ -21,6 +21,7 @@ from editors.frozen import EditSignal, Factors
 from editors.ke.condition import ConditionEncoder, condition_ids
 from editors.normaliser import RunningNormaliser
 from editors.rows import gradient_rows, pad_episodes
+from editors.sites import flat_name
 
 # How far the gates may be from "descend along the gradient" at the start, as a part of torch's initial weights.
 _INITIAL_SPREAD = 0.1
@@ -52,6 +53,8 @@ class KEConfig:
         if self.hidden_width < 1 or self.condition_width < 1:
             sizes = f"{self.hidden_width} and {self.condition_width}"
             raise EditorError(f"hidden_width and condition_width must be at least 1, got {sizes}")
+        if not 0 < self.edit_rate < float("inf"):
+            raise EditorError(f"edit_rate must be above 0, got {self.edit_rate}; 1e-4 to 1e-3 is usual")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +146,9 @@ class KENetwork(nn.Module):
             conditioner = Conditioner(shape.condition_width, shape.hidden_width, m, n)
             if shape.gate == "balanced":
                 conditioner.start_as_descent()
-            self.conditioners[_key(site)] = conditioner
+            self.conditioners[flat_name(site)] = conditioner
             if shape.gradient == "normalised":
-                self.normalisers[_key(site)] = nn.ModuleList([RunningNormaliser(d_in), RunningNormaliser(d_out)])
+                self.normalisers[flat_name(site)] = nn.ModuleList([RunningNormaliser(d_in), RunningNormaliser(d_out)])
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """The parameters of the layers whose outputs are the gates."""
@@ -165,7 +168,7 @@ class KENetwork(nn.Module):
 
     def _update(self, site: str, condition: Tensor, signal: EditSignal) -> SiteUpdate:
         u, delta, text = self._gradient(site, signal.factors[site])
-        gate: Gate = self.conditioners[_key(site)](condition)
+        gate: Gate = self.conditioners[flat_name(site)](condition)
         size = self._scale(gate.alpha.shape[-1]) * torch.sigmoid(gate.eta)
         row_gate, column_gate = gate.alpha.softmax(dim=-1), size * gate.gamma
         row, column = gate.beta.softmax(dim=-1), size * gate.delta
@@ -183,7 +186,7 @@ class KENetwork(nn.Module):
         """The rows of `gradient_rows`, in the scale that is wanted."""
         u, delta, text = gradient_rows(factors)
         if self.shape.gradient == "normalised":
-            normalise_u, normalise_delta = self.normalisers[_key(site)].children()
+            normalise_u, normalise_delta = self.normalisers[flat_name(site)].children()
             return normalise_u(u), normalise_delta(delta), text
         if self.shape.gradient == "unit":
             u = u / _root_mean_square(factors).clamp(min=torch.finfo(u.dtype).tiny)[text].unsqueeze(-1)
@@ -196,11 +199,6 @@ class KENetwork(nn.Module):
         `-edit_rate * gradient` for a matrix of any size.
         """
         return 1.0 if self.shape.gate == "paper" else 2 * m * self.shape.edit_rate
-
-
-def _key(site: str) -> str:
-    """A module name may not hold a dot."""
-    return site.replace(".", "#")
 
 
 def _root_mean_square(factors: Factors) -> Tensor:

@@ -19,6 +19,7 @@ from editors.frozen import EditSignal
 from editors.mend.keys import decorrelated_keys
 from editors.normaliser import RunningNormaliser
 from editors.rows import gradient_rows, pad_episodes
+from editors.sites import flat_name
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,7 @@ class MENDNetwork(nn.Module):
         self.sites = list(site_widths)
         self.groups: dict[str, list[str]] = {}
         for site, (d_in, d_out) in site_widths.items():
-            # A module name may not hold a dot.
-            key = f"{d_in}x{d_out}" if config.shared else site.replace(".", "#")
+            key = f"{d_in}x{d_out}" if config.shared else flat_name(site)
             self.groups.setdefault(key, []).append(site)
         self.transforms = nn.ModuleDict(
             {key: FactorTransform(*site_widths[sites[0]], len(sites), config) for key, sites in self.groups.items()}

@@ -245,6 +245,12 @@ def test_saved_state_gives_the_same_edit(lm: FrozenLM) -> None:
     assert same_edit(other(signal_of(lm)), network(signal_of(lm)))
 
 
+@pytest.mark.parametrize("rate", [0.0, -1e-4, float("nan"), float("inf")])
+def test_edit_rate_must_descend(rate: float) -> None:
+    with pytest.raises(EditorError, match="edit_rate must be above 0, got"):
+        KEConfig(edit_rate=rate)
+
+
 @pytest.mark.parametrize("name", ["hidden_width", "condition_width"])
 def test_sizes_must_be_positive(name: str) -> None:
     with pytest.raises(EditorError, match=rf"{name}.* must be at least 1, got"):
