@@ -88,7 +88,15 @@ class Passes(ABC):
         changed = self._of_prompts(kwargs) if kwargs.get("encoder_outputs") is None else {}
         written = kwargs.get("labels") if kwargs.get("decoder_input_ids") is None else kwargs["decoder_input_ids"]
         self.width = 0 if written is None else written.shape[1]
-        return changed | self.go_on_decoding(kwargs) if self.active else changed
+        if not self.active:
+            return changed
+        if written is not None and len(written) != len(self.prompts):
+            raise EditorError(
+                f"the encoder has read {len(self.prompts)} prompts, the decoder is to write {len(written)} answers; an "
+                "encoder-decoder model with a memory edit gives one answer to each prompt: generate with num_beams 1 "
+                "and num_return_sequences 1"
+            )
+        return changed | self.go_on_decoding(kwargs)
 
     def _before_encoder(
         self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -162,6 +170,15 @@ class Passes(ABC):
     @abstractmethod
     def close(self) -> None:
         """Forget the prompts, and undo what `read` has done to the base model."""
+
+
+def refuse_beams(cache: Any, message: str) -> None:
+    """Let beam search, which reorders the rows of `cache`, fail with `message` in place of wrong answers."""
+
+    def refuse(_: Tensor) -> None:
+        raise EditorError(message)
+
+    cache.reorder_cache = refuse
 
 
 def _required_ids(kwargs: dict[str, Any]) -> Tensor:

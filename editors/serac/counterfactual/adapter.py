@@ -19,19 +19,25 @@ from editors.requests import EditRequest
 from editors.seq2seq import is_encoder_decoder
 from editors.serac.counterfactual.context import insert, prepend, with_contexts
 from editors.serac.counterfactual.interface import BaseTexts, Counterfactual, mix
-from editors.serac.passes import Passes
+from editors.serac.passes import Passes, refuse_beams
+from editors.sites import flat_name
 from editors.tokens import TokenBatch, token_positions
 
 if TYPE_CHECKING:
     from editors.frozen import FrozenLM
     from editors.serac.edit import MemoryEdit
 
+_NO_BEAMS = (
+    "soft routing keeps two rows of the cache for each text, and beam search reorders them as if it was one; use "
+    "greedy decoding or sampling, or serac.routing hard"
+)
+
 
 class _Factors(nn.Module):
     """One factor for each site. They are read in a forward pass: there DeepSpeed gathers what it has divided.
 
     Args:
-        factors: `[r, d]` for each key; names of parameters hold no dot.
+        factors: `[r, d]` for each key, which holds no dot.
     """
 
     def __init__(self, factors: Mapping[str, Tensor]) -> None:
@@ -60,9 +66,9 @@ class LowRankAdapter(Counterfactual):
         self.sites = list(site_widths)
         # B starts at zero, so that the counterfactual model starts as the base model.
         self.down = _Factors(
-            {_key(site): torch.randn(rank, d_in) * d_in**-0.5 for site, (d_in, _) in site_widths.items()}
+            {flat_name(site): torch.randn(rank, d_in) * d_in**-0.5 for site, (d_in, _) in site_widths.items()}
         )
-        self.up = _Factors({_key(site): torch.zeros(rank, d_out) for site, (_, d_out) in site_widths.items()})
+        self.up = _Factors({flat_name(site): torch.zeros(rank, d_out) for site, (_, d_out) in site_widths.items()})
 
     def edit(self) -> LowRankEdit:
         """An edit of two episodes: in episode 0 nothing is changed, in episode 1 the adapter is on."""
@@ -78,10 +84,6 @@ class LowRankAdapter(Counterfactual):
         """See `Counterfactual.passes`."""
         kind = _EncoderDecoderPasses if is_encoder_decoder(model) else _AdapterPasses
         return kind(edit, model, episode, texts, self)
-
-
-def _key(site: str) -> str:
-    return site.replace(".", "#")  # names of parameters hold no dot
 
 
 class _AdapterPasses(Passes):
@@ -106,6 +108,8 @@ class _AdapterPasses(Passes):
             ids, mask = (values.repeat_interleave(2, dim=0) for values in (ids, mask))
             contexts = [part for context in contexts for part in (None, context)]
             gate = torch.stack([torch.zeros_like(gate), gate], dim=1).flatten()
+            if self.callers_cache is not None:
+                refuse_beams(self.callers_cache, _NO_BEAMS)
         self.prompt_width = ids.shape[1]
         ids, self.mask = self.join(ids, mask, contexts, self.network.special_ids)
         self._check_length()

@@ -12,15 +12,19 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from editors.errors import EditorError
 from editors.serac.counterfactual.context import prepend
 from editors.serac.counterfactual.interface import fit_width, mix
-from editors.serac.passes import Passes
+from editors.serac.passes import Passes, refuse_beams
 from editors.tokens import TokenBatch, token_positions
 
 if TYPE_CHECKING:
     from editors.serac.counterfactual.second_model import SecondModel
     from editors.serac.edit import MemoryEdit
+
+_NO_BEAMS = (
+    "beam search reorders the base model's cache but not the counterfactual model's; use greedy decoding or sampling, "
+    "or serac.counterfactual adapter"
+)
 
 
 class LogitPasses(Passes):
@@ -50,7 +54,7 @@ class LogitPasses(Passes):
         self.second.check_length(self.mask)
         self.cache = DynamicCache(config=self.second.model.config) if self.texts is None else None
         if self.callers_cache is not None:
-            self.callers_cache.reorder_cache = _refuse_beams
+            refuse_beams(self.callers_cache, _NO_BEAMS)
         return {}
 
     def go_on(self, ids: Tensor, mask: Tensor | None, past: int) -> dict[str, Any]:
@@ -94,10 +98,3 @@ class LogitPasses(Passes):
     def close(self) -> None:
         """See `Passes.close`."""
         self.cache = None
-
-
-def _refuse_beams(_: Tensor) -> None:
-    raise EditorError(
-        "beam search reorders the base model's cache but not the counterfactual model's; use greedy decoding or "
-        "sampling, or serac.counterfactual adapter"
-    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,7 +19,7 @@ from editors.frozen import FrozenLM
 from editors.generation import continue_greedily
 from editors.requests import EditRequest
 from editors.serac.counterfactual.interface import mix
-from editors.serac.edit import MemoryEdit, Routing
+from editors.serac.edit import MemoryEdit, Routes, Routing
 from editors.serac.memory import EditMemory
 from editors.serac.network import SERACNetwork
 from editors.tokens import EncodedText, PaddingSide, collate_texts
@@ -181,6 +182,21 @@ def test_cross_attention_decides_on_the_nearest_edit(llama: World, encoder: Path
     torch.testing.assert_close(routes.log_score, network.scope.log_score(torch.zeros(4), prompts, nearest))
 
 
+@torch.no_grad()
+def test_the_adapter_computes_what_pefts_lora_does(llama: World) -> None:
+    adapter = llama.network.adapter
+    adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=3, lora_alpha=3, target_modules=adapter.sites))
+    for site in adapter.sites:
+        layer: Any = adapted.get_submodule(f"base_model.model.{site}")
+        layer.lora_A["default"].weight.copy_(adapter.down[site.replace(".", "#")])
+        layer.lora_B["default"].weight.copy_(adapter.up[site.replace(".", "#")].mT)
+    tokens, _ = answers("right")
+    found = FrozenLM(llama.model, num_blocks=2).logits(tokens, llama.edit())
+    (ids,) = WORDS([EDITS[0].prompt + " " + EDITS[0].target])["input_ids"]
+    wanted = adapted(torch.tensor([[*ids, *PROMPTS[0], *TARGETS[0]]])).logits[0, -len(TARGETS[0]) - 1 : -1]
+    close(found[tokens.rows == 0], wanted)
+
+
 # --- episodes --------------------------------------------------------------------------------------------------------
 
 
@@ -211,10 +227,10 @@ def greedy(model: PreTrainedModel, ids: list[int], count: int) -> list[int]:
     return ids[-count:]
 
 
-def generated(model: PreTrainedModel, ids: Tensor, mask: Tensor, count: int) -> list[list[int]]:
+def generated(model: PreTrainedModel, ids: Tensor, mask: Tensor, count: int, beams: int = 1) -> list[list[int]]:
     output = model.generate(  # type: ignore[operator]
         input_ids=ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False,
-        eos_token_id=None, pad_token_id=PAD_ID,
+        num_beams=beams, eos_token_id=None, pad_token_id=PAD_ID,
     )  # fmt: skip
     return [row[-count:] for row in output.tolist()]
 
@@ -226,6 +242,38 @@ def test_generation_with_a_cache_is_that_of_each_text_alone(world: World) -> Non
     for row, (prompt, context) in enumerate(zip(PROMPTS, CONTEXTS, strict=True)):
         model = world.counterfactual if context else world.model
         assert found[row] == greedy(model, [BOS_ID, *context, *prompt], 5)
+
+
+@pytest.mark.parametrize("routing", ["hard", "soft"])
+def test_a_prompt_is_routed_once_however_long_the_answer(
+    llama: World, routing: Routing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routed: list[str] = []
+    real = MemoryEdit.route
+
+    def noted(edit: MemoryEdit, prompts: Sequence[str], episode: Sequence[int]) -> Routes:
+        routed.extend(prompts)
+        return real(edit, prompts, episode)
+
+    monkeypatch.setattr(MemoryEdit, "route", noted)
+    with llama.edit(routing).applied(llama.model):
+        generated(llama.model, *padded("left"), 5)
+    assert routed == [WORDS.text(prompt) for prompt in PROMPTS]
+
+
+def test_beam_search_is_that_of_each_text_alone(llama: World) -> None:
+    with llama.edit().applied(llama.model):
+        found = generated(llama.model, *padded("left"), 5, beams=3)
+    for row, (prompt, context) in enumerate(zip(PROMPTS, CONTEXTS, strict=True)):
+        model = llama.counterfactual if context else llama.model
+        ids = torch.tensor([[BOS_ID, *context, *prompt]])
+        assert found[row] == generated(model, ids, torch.ones_like(ids), 5, beams=3)[0]
+
+
+def test_beam_search_with_soft_routing_is_refused(llama: World) -> None:
+    refused = pytest.raises(EditorError, match=r"use greedy .* serac\.routing hard")
+    with llama.edit("soft").applied(llama.model), refused:
+        generated(llama.model, *padded("left"), 5, beams=2)
 
 
 def test_one_block_serves_several_generations(llama: World) -> None:

@@ -31,6 +31,7 @@ from editors.serac.module import SERAC
 from editors.serac.network import SERACConfig
 from editors.tokens import PaddingSide
 from tests.editors.serac.worlds import first_batch, new_editor
+from tests.tiny_models import random_edit
 from tests.tiny_seq2seq import tiny_seq2seq
 from tests.tiny_world import VOCABULARY, TinyWorld, row, write_model, write_tokenizer
 
@@ -57,11 +58,11 @@ def models(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> d
     return {path.name: path for path in folder.iterdir()}
 
 
-def make(world: TinyWorld, models: dict[str, Path], kind: str, **arguments: Any) -> SERAC:
-    """An editor whose scopes are narrow; `kind` is "blocks" or one of `models`."""
+def make(world: TinyWorld, models: dict[str, Path], kind: str, scale: float = 1000.0, **arguments: Any) -> SERAC:
+    """An editor whose scopes are narrow by default; `kind` is "blocks" or one of `models`."""
     other = {"counterfactual": "model", "model": str(models.get({"model": "same"}.get(kind, kind)))}
     config = {"counterfactual": "blocks", "blocks": 2} if kind == "blocks" else other
-    editor = new_editor(world, {**config, "scale": 1000.0, "longest_answer": 6}, **arguments)
+    editor = new_editor(world, {**config, "scale": scale, "longest_answer": 6}, **arguments)
     editor.network.tokenizer = editor.tokenizer
     return editor
 
@@ -143,6 +144,44 @@ def test_generation_with_a_cache_is_that_of_each_model_alone(sharing: SERAC) -> 
         assert continue_greedily(model, *padded(sharing), 5) == found, "the second generation differs"
 
 
+@pytest.mark.parametrize("kind", SHARING)
+@torch.no_grad()
+def test_soft_generation_with_a_cache_mixes_at_every_step(
+    tiny_world: TinyWorld, models: dict[str, Path], kind: str
+) -> None:
+    """In wide scopes: all texts get a share of the second model, those in memory nothing else."""
+    editor = make(tiny_world, models, kind, scale=0.5)
+    model, edit = editor.frozen.model, edit_of(editor, "soft")
+    with edit.applied(model):
+        found = continue_greedily(model, *padded(editor), 5)
+    routes = edit.route([prompt for prompt, _ in PAIRS], [0] * 4)
+    assert ((routes.log_score.exp() > 0.05) & (routes.log_score.exp() < 0.95)).any()
+    for number, request in enumerate(routes.nearest):
+        assert request is not None
+        plain = ids_of(editor, number, with_context=False)
+        after: list[int] = editor.tokenizer(context_text(request))["input_ids"] + plain[1:]
+        said: list[int] = []
+        for _ in found[number]:
+            pair = alone(model, plain + said)[-1], alone(second(editor).model, after + said)[-1]
+            said.append(int(mix(*pair, routes.log_score[number]).argmax()))
+        assert found[number] == said
+
+
+@pytest.mark.parametrize("routing", ["hard", "soft"])
+@torch.no_grad()
+def test_a_weight_edit_beside_it_changes_the_base_models_answers_only(sharing: SERAC, routing: Routing) -> None:
+    lm, tokens = sharing.frozen, sharing.text_encoder.batch(PAIRS, [0] * 4)
+    other, edit = random_edit({site: lm.site_widths()[site] for site in lm.sites}), edit_of(sharing, routing)
+    memory_alone, edited = lm.logits(tokens, edit), lm.logits(tokens, other)
+    with other.applied(lm.model):
+        found = lm.logits(tokens, edit)
+    for number, inside in enumerate(IN_SCOPE):
+        part = tokens.rows == number
+        wanted = memory_alone if inside else edited
+        torch.testing.assert_close(found[part].softmax(-1), wanted[part].softmax(-1), rtol=1e-4, atol=1e-5)
+        assert inside or (found[part] - lm.logits(tokens)[part]).abs().max() > 0.01
+
+
 def test_beam_search_is_refused(sharing: SERAC) -> None:
     model: Any = sharing.frozen.model
     ids, mask = padded(sharing)
@@ -178,6 +217,38 @@ def test_answers_are_said_and_written_in_the_base_models_tokens(foreign: SERAC) 
         found = continue_greedily(model, *padded(foreign), 12)
     for number, inside in enumerate(IN_SCOPE):
         assert found[number] == (said(foreign, number)[:12] if inside else plain[number])
+
+
+@torch.no_grad()
+def test_soft_routing_mixes_what_is_said_with_the_base_model(tiny_world: TinyWorld, models: dict[str, Path]) -> None:
+    """Token by token: of the first one the second model's share is the score, unless the base model says it too."""
+    editor = make(tiny_world, models, "other", scale=0.5)
+    model, edit = editor.frozen.model, edit_of(editor, "soft")
+    routes = edit.route([prompt for prompt, _ in PAIRS], [0] * 4)
+    ids, mask = padded(editor)
+    before = model(input_ids=ids, attention_mask=mask).logits[:, -1].softmax(-1)
+    with edit.applied(model):
+        found = model(input_ids=ids, attention_mask=mask).logits[:, -1].softmax(-1)
+    for number, request in enumerate(routes.nearest):
+        assert request is not None
+        score, question = routes.log_score[number].exp(), ROWS[number]["src"]
+        (answer,) = second(editor).say([context_text(request) + question])
+        first = editor.text_encoder.batch([(question, answer)], [0]).answer_ids()[0][0]
+        wanted = (1 - score) * before[number]
+        wanted[first] += score
+        torch.testing.assert_close(found[number], wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_beam_search_finds_what_is_said(tiny_world: TinyWorld, models: dict[str, Path]) -> None:
+    editor = make(tiny_world, models, "other")
+    model: Any = editor.frozen.model
+    ids, mask = padded(editor)
+    with edit_of(editor).applied(model):
+        rows = model.generate(input_ids=ids, attention_mask=mask, num_beams=2, max_new_tokens=4, pad_token_id=2)
+    for number in (0, 2):
+        wanted = [*said(editor, number), editor.tokenizer.eos_token_id][:4]
+        assert rows[number, ids.shape[1] :][: len(wanted)].tolist() == wanted
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

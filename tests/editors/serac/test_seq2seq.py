@@ -117,6 +117,18 @@ def test_generation_is_that_of_each_text_alone(world: World, routing: Routing) -
             assert together[number] == continue_greedily(model, ids, torch.ones_like(ids), 5, prefix)[0]
 
 
+@pytest.mark.parametrize("routing", ["hard", "soft"])
+@pytest.mark.parametrize("more", ["num_beams", "num_return_sequences"])
+def test_one_answer_is_given_to_each_prompt(world: World, routing: Routing, more: str) -> None:
+    """The encoder reads a prompt once, and `generate` copies what it has read: the contexts would be in other rows."""
+    model: Any = world.model
+    ids, mask, *_ = prompts(world.editor)
+    sampled = {"do_sample": more == "num_return_sequences", more: 2, "max_new_tokens": 2}
+    refused = pytest.raises(EditorError, match=r"read 4 prompts, .* write 8 answers; .* one answer to each prompt")
+    with world.edit(routing).applied(model), refused:
+        model.generate(input_ids=ids, attention_mask=mask, **sampled)
+
+
 def test_afterwards_the_model_is_as_before_even_if_a_pass_fails(world: World) -> None:
     before = ask(world.model, world.editor.tokenizer, [prompt for prompt, _ in PAIRS])
     model: Any = world.model
