@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from editors.autocast import without_autocast
 from editors.edits import LowRankEdit
 from editors.errors import EditorError
 from editors.sharding import overwrite, whole
@@ -79,9 +80,10 @@ def update_norm(edit: LowRankEdit) -> Tensor:
     From the factors: `|u^T v|^2 = sum of (u u^T) o (v v^T)`, so that no update of the weight's size is formed.
     """
     norms = []
-    for update in edit.updates.values():
-        squares = ((update.u @ update.u.mT) * (update.v @ update.v.mT)).sum(dim=(1, 2))
-        # The root has no finite slope at 0.
-        tiny = torch.finfo(squares.dtype).tiny
-        norms.append((squares / (update.u.shape[-1] * update.v.shape[-1])).clamp(min=tiny).sqrt())
+    with without_autocast(edit.device):
+        for update in edit.updates.values():
+            squares = ((update.u @ update.u.mT) * (update.v @ update.v.mT)).sum(dim=(1, 2))
+            # The root has no finite slope at 0.
+            tiny = torch.finfo(squares.dtype).tiny
+            norms.append((squares / (update.u.shape[-1] * update.v.shape[-1])).clamp(min=tiny).sqrt())
     return torch.stack(norms).mean()

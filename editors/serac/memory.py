@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from editors.autocast import without_autocast
 from editors.conflicts import normalised
 from editors.errors import ArtifactError, EditorError
 from editors.files import read_tensors, save_tensors
@@ -131,10 +132,11 @@ class EditMemory:
         """
         if not self._requests:
             raise EditorError("an empty memory has no nearest edit; write one first")
-        index = self._exact(queries) if (clusters := self._searchable()) is None else clusters.nearest(queries)
-        missed = index < 0
-        if missed.any():
-            index[missed] = self._exact(queries[missed])
+        with without_autocast(queries.device):  # in half precision, similar prompts would be taken for one another
+            index = self._exact(queries) if (clusters := self._searchable()) is None else clusters.nearest(queries)
+            missed = index < 0
+            if missed.any():
+                index[missed] = self._exact(queries[missed])
         # From the difference: `_exact` compares numbers that have lost the digits of small distances.
         return index, (queries - self.keys[index]).square().sum(dim=1)
 
@@ -180,7 +182,7 @@ class EditMemory:
             path: the file; an existing one is replaced when all is written.
             metadata: plain JSON facts that travel with it.
         """
-        edits = [[request.prompt, request.target] for request in self._requests]
+        edits = [list(request.texts().values()) for request in self._requests]
         texts = json.dumps({"edits": edits, "metadata": metadata or {}}, ensure_ascii=False)
         save_tensors({"keys": self.keys}, path, {"format": _FORMAT, "memory": texts})
 
@@ -199,7 +201,7 @@ class EditMemory:
         try:
             content = json.loads(header["memory"])
             memory = cls(tensors["keys"].shape[1])
-            memory.write([EditRequest(prompt, target) for prompt, target in content["edits"]], tensors["keys"])
+            memory.write([EditRequest(*texts) for texts in content["edits"]], tensors["keys"])
             return memory, dict(content["metadata"])
         except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error

@@ -181,7 +181,9 @@ class CrossAttentionScope(Scope):
 
     def log_score(self, squared_distance: Tensor, queries: Sequence[str], prompts: Sequence[str]) -> Tensor:  # noqa: ARG002
         """`log sigmoid` of the head's output."""
-        return functional.logsigmoid(self.head(self.reader(prompts, queries)).squeeze(-1))
+        read = self.reader(prompts, queries)
+        with without_autocast(read.device):
+            return functional.logsigmoid(self.head(read).squeeze(-1))
 
 
 def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:

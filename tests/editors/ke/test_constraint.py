@@ -57,6 +57,8 @@ def test_norm_from_factors_equals_that_of_the_full_update() -> None:
     edit = random_edit({"a": (5, 7), "b": (7, 3)}, num_episodes=4)
     full = [up.weight_delta(e).square().mean().sqrt() for up in edit.updates.values() for e in range(4)]
     torch.testing.assert_close(update_norm(edit), torch.stack(full).mean(), rtol=1e-6, atol=1e-7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(update_norm(edit), torch.stack(full).mean(), rtol=1e-6, atol=1e-7)
 
 
 def test_norm_of_no_update_is_zero_and_has_a_finite_slope() -> None:

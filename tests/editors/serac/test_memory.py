@@ -97,6 +97,15 @@ def test_nearest_is_that_of_a_naive_search(chunk: int, monkeypatch: pytest.Monke
     torch.testing.assert_close(distance, distances.min(dim=1).values)
 
 
+def test_mixed_precision_does_not_blur_the_search() -> None:
+    memory, near = EditMemory(WIDTH), 1 + 0.05 * keys(200)
+    memory.write(requests(200), near)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        index, distance = memory.nearest(near)
+    assert torch.equal(index, torch.arange(200))
+    assert not distance.any()
+
+
 def test_small_distances_keep_their_digits() -> None:
     memory = EditMemory(WIDTH)
     memory.write(requests(1), torch.full((1, WIDTH), 100.0))
@@ -119,6 +128,7 @@ def test_a_copy_is_independent() -> None:
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     memory = filled()
     memory.write([EditRequest("Où est „Zürich“?", "à l'ouest")], keys(1, seed=3))
+    memory.write([EditRequest("Where is Basel?", "in the north", "Basel", "place")], keys(1, seed=4))
     memory.save(tmp_path / "memory.safetensors", {"editor": "serac"})
     loaded, metadata = EditMemory.load(tmp_path / "memory.safetensors")
     assert_same(loaded, memory)

@@ -102,6 +102,8 @@ def test_cross_attention_reads_both_texts(folder: Path) -> None:
         torch.testing.assert_close(score, scope.head(state)[0, 0].sigmoid().log(), rtol=1e-4, atol=1e-5)
     scores.sum().backward()
     assert all((p.grad is None) == name.startswith("encoder.") for name, p in scope.named_parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(scope.log_score(torch.zeros(len(pairs)), queries, prompts), scores), "scores are in float32"
 
 
 def test_loss_is_the_binary_cross_entropy() -> None:
