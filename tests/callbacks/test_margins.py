@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from editors.errors import EditorError
 from editors.ke.constraint import Constraint, Margin
 from editors.ke.module import KE
 from editors.mend.module import MEND
+from tests.tiny_world import TinyWorld
 
 METRIC = "val/reliability/teacher_forced/token_accuracy"
 
@@ -48,6 +50,22 @@ def test_otherwise_margins_stay(situation: dict[str, Any]) -> None:
     editor = new_editor()
     AnnealMargins().on_validation_end(trainer(**situation), editor)
     assert margins(editor) == pytest.approx([0.1, 0.01])
+
+
+@pytest.mark.slow
+def test_training_tightens_after_each_validation_but_the_sanity_check(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    cli = tiny_world.run(
+        "fit",
+        tmp_path / "runs",
+        "--trainer.callbacks+={class_path: callbacks.AnnealMargins, init_args: {threshold: -1}}",
+        "--trainer.num_sanity_val_steps=1",
+        "--trainer.val_check_interval=2",
+        "--trainer.max_steps=4",
+        editor="ke",
+    )
+    assert margins(cli.model) == pytest.approx([0.1 * 0.8**2, 0.01 * 0.8**2])
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["state_dict"]["constraints.kl.margin"].item() == pytest.approx(0.064)
 
 
 def test_simple_objective_has_no_margins_to_tighten() -> None:

@@ -43,9 +43,9 @@ class Case:
     save: dict[str, Any]
     data: dict[str, Any]
 
-    def config(self, world: TinyWorld, root: Path, *callbacks: dict[str, Any]) -> Path:
+    def config(self, world: TinyWorld, root: Path, *callbacks: dict[str, Any], editor: str = "mend") -> Path:
         """Write the configuration with further callbacks."""
-        config = world.config(root)
+        config = world.config(root, editor)
         config["trainer"] |= {"max_steps": 18, "limit_val_batches": 0, **self.trainer}
         config["trainer"]["callbacks"] = [checkpoints(**self.save), *callbacks]
         config["data"]["init_args"] |= self.data
@@ -85,8 +85,8 @@ def assert_same_end(whole: EditorCLI, resumed: EditorCLI, first_step: int) -> No
     expected = {step: values for step, values in losses(whole).items() if step >= first_step}
     assert expected
     assert losses(resumed) == expected
-    wanted = whole.model.network.state_dict()
-    for name, tensor in resumed.model.network.state_dict().items():
+    wanted = whole.model.state_dict()
+    for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, wanted[name]), name
 
 
@@ -120,6 +120,34 @@ def test_resuming_is_exact(
     resumed = run(["fit", f"--config={case.config(tiny_world, root)}", "--ckpt_path=last"])
     accumulated = uninterrupted.trainer.accumulate_grad_batches
     assert_same_end(uninterrupted, resumed, 4 * (batch // 4) // accumulated)
+
+
+ANNEAL = {"class_path": "callbacks.AnnealMargins", "init_args": {"threshold": -1}}
+OTHER_KIND = ("--model.serac.scope=cross_attention", "--model.serac.counterfactual=blocks", "--model.serac.blocks=2")
+
+
+@pytest.mark.parametrize(
+    ("editor", "callbacks", "more"),
+    [("ke", [ANNEAL], ()), ("serac", [], ()), ("serac", [], OTHER_KIND)],
+    ids=["ke", "serac", "serac-other-kind"],
+)
+def test_what_validations_of_other_editors_set_is_resumed(
+    tiny_world: TinyWorld, tmp_path: Path, editor: str, callbacks: list[dict[str, Any]], more: tuple[str, ...]
+) -> None:
+    """KE's margins and multipliers and SERAC's threshold: with a sanity check at each start, which must set nothing."""
+    often = {"limit_val_batches": 1.0, "val_check_interval": 4, "num_sanity_val_steps": 1, "max_steps": 10}
+    case, root = Case(often, {}, {}), tmp_path / "runs"
+    crash = {"class_path": "tests.lifecycle.crashes.CrashAtBatch", "init_args": {"batch": 9}}
+
+    def fit(folder: Path, *further: dict[str, Any], options: tuple[str, ...] = ()) -> EditorCLI:
+        config = case.config(tiny_world, folder, *callbacks, *further, editor=editor)
+        return run(["fit", f"--config={config}", *more, *options])
+
+    with pytest.raises(Crash):
+        fit(root, crash)
+    assert saved_batches(root) == 8
+    resumed = fit(root, options=("--ckpt_path=last",))
+    assert_same_end(fit(tmp_path / "whole"), resumed, 8)
 
 
 @pytest.mark.parametrize("batch", [BATCHES, BATCHES + 1])
