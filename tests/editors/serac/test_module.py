@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import Tensor
 
 from editors.errors import EditorError
+from editors.export.artifact import load_editor
 from editors.requests import EditRequest
 from editors.serac.counterfactual.context import context_text
 from editors.serac.counterfactual.interface import mix
 from editors.serac.module import SERAC
 from editors.serac.network import SERACConfig
-from editors.serac.scope import EmbeddingScope
+from editors.serac.scope import EmbeddingScope, best_threshold
 from editors.tokens import EditBatch, TokenBatch
-from tests.editors.serac.worlds import first_batch, new_editor
-from tests.tiny_world import TinyWorld
+from tests.editors.serac.worlds import data_module, first_batch, new_editor
+from tests.tiny_world import COUNTS, TinyWorld, as_from_a_shell, row
 
 Objective = Literal["supervised", "mixture"]
 
@@ -142,6 +145,48 @@ def test_an_edit_is_made_of_the_texts_and_reports_the_loss_before(tiny_world: Ti
     with torch.no_grad():
         expected = torch.stack([nll(logits(editor, p, a), a) for p, a in texts(editor, batch.edit)])
     torch.testing.assert_close(before, expected, rtol=1e-4, atol=1e-4)
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_validation_in_training_sets_the_threshold_and_the_artifact_keeps_it(
+    tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    short = ("--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    cli = tiny_world.run("fit", tmp_path / "runs", *short, editor="serac")
+    editor, metrics = cli.model, cli.trainer.callback_metrics
+    held_out = [row(number) for number in range(COUNTS["train"], COUNTS["train"] + COUNTS["val"])]
+    inside, easy = (
+        torch.cat([log_score(editor, values[name], values["src"]).detach().exp() for values in held_out])
+        for name in ("rephrase", "loc")
+    )
+    for kind, wanted in {"paraphrase": inside, "locality": easy}.items():
+        torch.testing.assert_close(editor.scope_scores[kind].sort().values, wanted.sort().values, rtol=1e-4, atol=1e-5)
+    outside = torch.cat([editor.scope_scores["locality"], editor.scope_scores["other_edits"]])
+    threshold = best_threshold(editor.scope_scores["paraphrase"], outside)
+    assert threshold != 0.5
+    assert editor.network.threshold.item() == pytest.approx(threshold)
+    assert metrics["val/scope/threshold"].item() == pytest.approx(threshold)
+    assert metrics["val/scope/paraphrase_accuracy"].item() == pytest.approx((inside > threshold).float().mean().item())
+    assert metrics["val/scope/locality_accuracy"].item() == pytest.approx((easy <= threshold).float().mean().item())
+    (artifact,) = tmp_path.rglob("artifact")
+    kept = load_editor(artifact).network.state_dict()["threshold"]
+    assert torch.equal(kept, editor.network.threshold)
+
+
+def test_validation_outside_of_training_keeps_the_threshold(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    editor = new_editor(tiny_world)
+    editor.network.threshold.fill_(0.125)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    with as_from_a_shell():
+        trainer.validate(editor, datamodule=data_module(tiny_world, editor), verbose=False)
+    assert editor.network.threshold.item() == 0.125
+    assert trainer.callback_metrics["val/scope/threshold"].item() == 0.125
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

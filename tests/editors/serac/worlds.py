@@ -75,10 +75,15 @@ def new_editor(world: TinyWorld, serac: dict[str, Any] | None = None, **argument
     return editor
 
 
-def first_batch(world: TinyWorld, editor: SERAC) -> EditBatch:
-    """The first training batch of 4 episodes."""
+def data_module(world: TinyWorld, editor: SERAC) -> EditDataModule:
+    """The tiny world's data in batches of 4 episodes."""
     splits: Any = {split: [ZsRE(f"{split}.json")] for split in ("train", "val", "test")}
-    data = EditDataModule(editor.base_model, **splits, path=str(world.data), episodes_per_batch=4)
+    return EditDataModule(editor.base_model, **splits, path=str(world.data), episodes_per_batch=4)
+
+
+def first_batch(world: TinyWorld, editor: SERAC) -> EditBatch:
+    """The first training batch."""
+    data = data_module(world, editor)
     data.setup("fit")
     batch: EditBatch = next(iter(data.train_dataloader()))
     return batch
