@@ -27,6 +27,7 @@ from transformers import (
     BertConfig,
     BertModel,
     LlamaConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -66,8 +67,10 @@ def row(number: int) -> dict[str, Any]:
     }
 
 
-def write_model(folder: Path, seed: int = 0, hidden: int = HIDDEN, **config: Any) -> Path:
-    """Write a random Llama whose weights are large enough for edits to show. Returns `folder`."""
+def write_model(
+    folder: Path, seed: int = 0, hidden: int = HIDDEN, kind: type[PreTrainedConfig] = LlamaConfig, **config: Any
+) -> Path:
+    """Write a random Llama (or `kind`) whose weights are large enough for edits to show. Returns `folder`."""
     settings = {
         "vocab_size": VOCABULARY,
         "hidden_size": hidden,
@@ -82,7 +85,7 @@ def write_model(folder: Path, seed: int = 0, hidden: int = HIDDEN, **config: Any
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(LlamaConfig(**{**settings, **config}))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(kind(**{**settings, **config}))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:
