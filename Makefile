@@ -40,9 +40,10 @@ format: install ## Reformat, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Measure what a training step and an application cost
+bench: install ## Measure what a training step and an application cost, and how that grows
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.application
+	$(BIN)/python -m benchmarks.growth
 
 lock: ## Write the versions in .venv to requirements/lock.txt
 	@grep '^#' requirements/lock.txt > .venv/lock.txt

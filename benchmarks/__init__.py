@@ -2,6 +2,7 @@
 
     python -m benchmarks.training_step [--path DIR] [--output FILE]
     python -m benchmarks.application [--path DIR] [--output FILE]
+    python -m benchmarks.growth [--output FILE]
 
 Every cost is also given in *units*. A unit is one plain forward and backward pass of the base model, with the gradients
 of all its weights, on one edit text: what a method without frozen weights pays at least for one edit. Units are

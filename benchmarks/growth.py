@@ -1,9 +1,10 @@
 """How the cost of a training edit grows: `python -m benchmarks.growth [--steps N] [--output FILE]`.
 
 One size at a time is changed: blocks of the base model, edited blocks, rank of MEND's transform, episodes in a step,
-tokens in a text. The others stay at the reference: the middle of their values, and all blocks. Every step is measured
-without a prefix cache ("cold") and with one that knows the texts ("warm"). The texts mean nothing, and all have the
-same length. Every cost is in units on the whole base model, so that those of cut models can be compared.
+tokens in a text. The others stay at the reference: the middle of their values, and all blocks. (A size that is given
+one value is not changed.) Every step is measured without a prefix cache ("cold") and with one that knows the texts
+("warm"). The texts mean nothing, and all have the same length. Every cost is in units on the whole base model, so that
+those of cut models can be compared.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Cost:
 
 
 def measure_growth(setting: Setting, values: Mapping[str, Sequence[int]], steps: int) -> dict[str, list[Cost]]:
-    """For each axis the costs at its values.
+    """For each axis with more than one value the costs at its values.
 
     Args:
         setting: which base model, and how many threads.
@@ -102,12 +103,18 @@ def measure_growth(setting: Setting, values: Mapping[str, Sequence[int]], steps:
     unit = UnitPass(model, _unit_text(model, setting.unit_tokens))
     unit()
     reference = _reference(values)
+    axes = {
+        axis: [replace(reference, **{axis: value}) for value in own] for axis, own in values.items() if len(own) > 1
+    }
     known: dict[Size, Cost] = {}
-    for axis, own in values.items():
-        for size in (replace(reference, **{axis: value}) for value in own):
-            if size not in known:
-                known[size] = _cost(setting, model, unit, size, steps)
-    return {axis: [known[replace(reference, **{axis: value})] for value in own] for axis, own in values.items()}
+    before = unit()
+    for size in dict.fromkeys(size for own in axes.values() for size in own):
+        cold, warm = _seconds(setting, model, size, steps)
+        after = unit()
+        between = (before + after) / 2 * size.episodes
+        known[size] = Cost(size, cold / between, warm / between, between / size.episodes)
+        before = after
+    return {axis: [known[size] for size in own] for axis, own in axes.items()}
 
 
 def _reference(values: Mapping[str, Sequence[int]]) -> Size:
@@ -120,15 +127,13 @@ def _unit_text(model: PreTrainedModel, tokens: int) -> EncodedText:
     return EncodedText(tuple(range(first, first + tokens)), tokens - 1, tokens)
 
 
-def _cost(setting: Setting, model: PreTrainedModel, unit: UnitPass, size: Size, steps: int) -> Cost:
-    before = unit()
+def _seconds(setting: Setting, model: PreTrainedModel, size: Size, steps: int) -> tuple[float, float]:
+    """CPU-seconds of a step, cold and warm."""
     with last_blocks(model, size.blocks):
         run = _Training(replace(setting, rank=size.rank, num_blocks=size.edited_blocks), model, size)
         cold = run.median_seconds(steps)
         run.warm_up()
-        warm = run.median_seconds(steps)
-    between = (before + unit()) / 2
-    return Cost(size, cold / size.episodes / between, warm / size.episodes / between, between)
+        return cold, run.median_seconds(steps)
 
 
 @contextmanager
@@ -226,9 +231,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {options.steps}")
+    values = {axis: sorted(set(getattr(options, axis))) for axis in _VALUES}
+    if all(len(own) == 1 for own in values.values()):
+        raise UsageError("every size has one value; give two or more to one of them, or leave it out")
     quieten()
     setting = Setting(options.base_model, threads=options.threads)
-    costs = measure_growth(setting, {axis: sorted(getattr(options, axis)) for axis in _VALUES}, options.steps)
+    costs = measure_growth(setting, values, options.steps)
     Console().print(result_table(costs))
     if options.output:
         plain = {axis: [asdict(cost) for cost in own] for axis, own in costs.items()}

@@ -13,7 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks import growth
-from benchmarks.growth import Cost, Size, last_blocks, measure_growth
+from benchmarks.growth import Size, last_blocks, measure_growth
+from benchmarks.measure import UnitPass
 from benchmarks.setting import Setting
 from editors.base_model import load_base_model
 from editors.errors import UsageError
@@ -68,16 +69,18 @@ def test_one_size_at_a_time_is_changed_and_the_reference_is_measured_once(
 ) -> None:
     measured: list[Size] = []
 
-    def cost(_: object, __: object, ___: object, size: Size, steps: int) -> Cost:
+    def seconds(_: object, __: object, size: Size, steps: int) -> tuple[float, float]:
         measured.append(size)
-        return Cost(size, float(steps), 1.0, 1.0)
+        return 6.0 * steps * size.episodes, 3.0
 
-    monkeypatch.setattr(growth, "_cost", cost)
+    monkeypatch.setattr(growth, "_seconds", seconds)
+    monkeypatch.setattr(UnitPass, "__call__", lambda _: 4.0)
     costs = measure_growth(setting, VALUES, steps=2)
     reference = Size(blocks=4, edited_blocks=1, rank=4, episodes=2, tokens=6)
     assert {axis: [c.size for c in own] for axis, own in costs.items()} == {
         axis: [replace(reference, **{axis: value}) for value in own] for axis, own in VALUES.items()
     }
+    assert all((cost.cold, cost.warm) == (3.0, 0.75 / cost.size.episodes) for own in costs.values() for cost in own)
     assert len(measured) == len(set(measured)) == 1 + sum(len(own) - 1 for own in VALUES.values())
 
 
@@ -107,6 +110,7 @@ def test_growth_from_the_command_line(setting: Setting, tmp_path: Path, capsys: 
     values += ["--blocks", "4", "2", "--steps=1"]
     growth.main([f"--base-model={setting.base_model}", *values, f"--output={output}"])
     written = json.loads(output.read_text())["growth"]
+    assert list(written) == ["blocks"], "the others have one value"
     assert [cost["size"]["blocks"] for cost in written["blocks"]] == [2, 4]
     assert all(cost["cold"] > 0 and cost["warm"] > 0 and cost["unit"] > 0 for own in written.values() for cost in own)
     assert output.with_suffix(".png").stat().st_size > 1000
