@@ -87,7 +87,7 @@ def require_form(editor: Editor, form: EditorForm, model_name: str | None) -> No
         )
     if form == "easyedit":
         model_name = model_name or editor.base_model.name
-        require_easyedit(editor.registered_name, model_name)
+        require_easyedit(editor.registered_name, model_name, editor.base_model.quantization)
         if isinstance(editor, MEND):
             require_mend(editor.mend, editor.base_model)
         if isinstance(editor, SERAC):

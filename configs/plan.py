@@ -114,7 +114,7 @@ def notes(plan: MemoryPlan, gpus: int, source: str, max_length: int) -> Iterator
     width = size.base / size.base_elements
     yield f"Architecture: {source}. No weights, data or network were needed. 1 GB = 1e9 bytes."
     yield (
-        f"base: {size.base_elements:,} parameters of {width:.0f} bytes ({plan.dtype}); frozen, so no gradients. "
+        f"base: {size.base_elements:,} parameters of {width:.3g} bytes ({plan.dtype}); frozen, so no gradients. "
         f"{plan.sites} layers are edited, {plan.prefix_depth} blocks lie below them."
     )
     yield (
@@ -122,10 +122,15 @@ def notes(plan: MemoryPlan, gpus: int, source: str, max_length: int) -> Iterator
         "trained; 4 bytes each for gradients, 8 for Adam's moments; ZeRO's optimiser keeps another 4. ZeRO-1 divides "
         f"Adam's state by {gpus}, ZeRO-2 gradients too, ZeRO-3 and FSDP all weights too."
     )
+    divided = (
+        "the largest quantised layer, unpacked while it computes. ZeRO-3 and FSDP cannot divide packed weights."
+        if size.base_unpacked
+        else f"what ZeRO-3 has gathered, at most {LIVE_ELEMENTS / _GIGA:.0f} G elements; for FSDP two blocks, "
+        "embeddings, head and hypernetwork."
+    )
     yield (
         f"buffers: DDP's copy of the gradients; ZeRO's two buckets of at most {BUCKET_ELEMENTS / 1e6:.0f} M elements; "
-        f"what ZeRO-3 has gathered, at most {LIVE_ELEMENTS / _GIGA:.0f} G elements; for FSDP two blocks, embeddings, "
-        "head and hypernetwork."
+        f"{divided}"
     )
     yield (
         "activations: the program ran a training step, forward and backward, on torch's meta device and counted what "

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
-from editors.base_model import BaseModelConfig, float16_hint, load_base_model, load_tokenizer, weights_hash
+from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, loading_hint, weights_hash
 from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
@@ -158,14 +159,28 @@ class Editor(LightningModule):
     # --- building ----------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load the base model and build the hypernetwork, once. Lightning calls this in every phase."""
+        """Load the base model and build the hypernetwork, once. Lightning calls this in every phase.
+
+        Raises:
+            EditorError: the base model is to be quantised and divided among processes.
+        """
         if hasattr(self, "network"):
             return
+        if self.base_model.quantization is not None and self._divides_base():
+            raise EditorError(
+                f"model.base_model.quantization {self.base_model.quantization!r} needs a strategy that keeps the base "
+                "model whole: DDP, ZeRO-1 or ZeRO-2. FSDP and ZeRO-3 divide weights as numbers, before they are packed"
+            )
         model = self.load_model(self.base_model)
         self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
         if self.prefix_cache is not None:
             self.frozen.keep_prefixes(self.prefix_cache)
         self.network = self.build_network()
+
+    def _divides_base(self) -> bool:
+        """Whether the strategy divides the base model among processes; nothing is loaded yet."""
+        strategy = None if self._trainer is None else self._trainer.strategy
+        return isinstance(strategy, FSDPStrategy) or getattr(strategy, "zero_stage_3", False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam over all groups, with one schedule."""
@@ -342,10 +357,10 @@ class Editor(LightningModule):
                 f"{found.get(key)}, editor {wanted.get(key)}). Use the configuration the checkpoint was trained with."
             )
         if checkpoint.get("base_weights", self.base_weights) != self.base_weights:
-            trained_in = checkpoint.get("hyper_parameters", {}).get("base_model", {}).get("dtype", "auto")
+            trained = checkpoint.get("hyper_parameters", {}).get("base_model", {})
             raise BaseModelError(
                 f"the checkpoint was trained for a base model with other weights than {self.base_model.name!r}. "
-                f"Name the base model of its training in model.base_model.{float16_hint(trained_in, self.frozen.model)}"
+                f"Name the base model of its training in model.base_model.{loading_hint(trained, self.frozen.model)}"
             )
         self.restored_step = int(checkpoint["global_step"])
 

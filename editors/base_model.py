@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,15 @@ from transformers import (
 
 from editors.errors import BaseModelError
 from editors.hashing import raw_bytes
+from editors.quantization import (
+    Quantization,
+    keep_layout,
+    loading_arguments,
+    quantised_weights,
+    quantization_of,
+    require_quantization,
+    scales_of,
+)
 
 _PACKAGE_PREFIX = "package:"
 
@@ -45,6 +54,8 @@ class BaseModelConfig:
         end_answers: teach edits of a decoder-only model to end the text after the target, by an end-of-text token
             behind every answer; otherwise an edited model says the target and talks on. (The answers of an
             encoder-decoder model always end.)
+        quantization: keep the weights of the linear layers in four bits (`nf4`); `None` keeps them as they are. The
+            other weights, and what the layers compute, are in `dtype`.
     """
 
     name: str
@@ -54,6 +65,7 @@ class BaseModelConfig:
     num_blocks: int = 3
     trust_remote_code: bool = False
     end_answers: bool = False
+    quantization: Quantization | None = None
 
 
 def _source(config: BaseModelConfig) -> dict[str, Any]:
@@ -129,18 +141,31 @@ def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
     """Load the base model with its weights, in eval mode.
 
     Raises:
-        BaseModelError: there is nothing at `config.name`, or it cannot be read as a language model.
+        BaseModelError: there is nothing at `config.name`, it cannot be read as a language model, or not be quantised.
     """
     source = _source(config)
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     if "gguf_file" in source and dtype == "auto":
         dtype = torch.float32
+    source.update(_quantised(config))
     try:
         model_class = auto_class(encoder_decoder=reads_with_an_encoder(config))
         model = model_class.from_pretrained(**source, dtype=dtype)
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
+    keep_layout(model)
     return (_without_gguf_marks(model) if "gguf_file" in source else cast(PreTrainedModel, model)).eval()
+
+
+def _quantised(config: BaseModelConfig) -> dict[str, Any]:
+    """Arguments for `from_pretrained` that quantise the weights, if `config` asks for that and it is possible."""
+    if config.quantization is None:
+        return {}
+    settings = None if config.name.endswith(".gguf") else load_config(config)
+    require_quantization(config.quantization, config.name, settings)
+    assert settings is not None, "a GGUF file is refused"
+    quantised_weights(build_skeleton(config, settings))  # refuses a model that has none
+    return loading_arguments(weights_dtype(config))
 
 
 def load_skeleton(config: BaseModelConfig) -> PreTrainedModel:
@@ -231,7 +256,7 @@ def weights_hash(
     dtype: torch.dtype | None = None,
     readable: Callable[[list[nn.Parameter]], AbstractContextManager[None]] | None = None,
 ) -> str:
-    """SHA-256 over the names and values of all parameters.
+    """SHA-256 over the names and values of all parameters; of quantised ones, over their codes and scales.
 
     Args:
         model: the base model.
@@ -247,17 +272,25 @@ def weights_hash(
                 values = values.to(dtype)
             digest.update(name.encode())
             digest.update(raw_bytes(values))
+            for scales in scales_of(parameter):
+                digest.update(raw_bytes(scales))
     return digest.hexdigest()
 
 
-def float16_hint(trained_in: str, model: PreTrainedModel) -> str:
-    """What to add to an error about other weights if float16 may be why; otherwise nothing.
+def loading_hint(trained: Mapping[str, Any], model: PreTrainedModel) -> str:
+    """What to add to an error about other weights if how the model was loaded may be why; otherwise nothing.
 
     Args:
-        trained_in: `dtype` of the base model's configuration in training.
+        trained: the base model's configuration in training, in plain values.
         model: the model given.
     """
-    given = str(model.dtype).removeprefix("torch.")
+    wanted, found = trained.get("quantization"), quantization_of(model)
+    if wanted != found:
+        return (
+            f" Trained with quantization {wanted}, the model given has {found}. Load it as in training: "
+            "load_base_model(editor.base_model), or model.base_model.quantization."
+        )
+    trained_in, given = str(trained.get("dtype", "auto")), str(model.dtype).removeprefix("torch.")
     if trained_in == given or "float16" not in (trained_in, given):
         return ""
     return (

@@ -20,6 +20,7 @@ from editors.autocast import without_autocast
 from editors.errors import ArtifactError, EditorError
 from editors.files import read_tensors, save_tensors
 from editors.hashing import tensor_hash
+from editors.quantization import require_numbers
 from editors.sites import is_linear, linear_widths
 
 if TYPE_CHECKING:
@@ -246,15 +247,17 @@ class LowRankEdit:
             A handle whose `undo()` puts the original weights back, bit for bit.
 
         Raises:
-            EditorError: E is not 1, or the model has no such layer.
+            EditorError: E is not 1, the model has no such layer, or its weight is quantised.
         """
         self.require_single("merge")
         merged = MergedEdit({}, {})
         # All layers first: an edit that does not fit must not be merged in part.
         layers = {site: layer_of(model, site, update) for site, update in self.updates.items()}
+        weights = {site: layer.get_parameter("weight") for site, layer in layers.items()}
+        for site, weight in weights.items():
+            require_numbers(weight, f"{site}.weight")
         for site, update in self.updates.items():
-            layer = layers[site]
-            weight = layer.get_parameter("weight")
+            layer, weight = layers[site], weights[site]
             delta = update.weight_delta().to(weight.device, torch.float32)
             merged.original[site] = weight.detach().clone()
             new = weight.float() + (delta if isinstance(layer, Conv1D) else delta.mT)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from editors.base_model import BaseModelConfig, float16_hint, longest_text, weights_hash
+from editors.base_model import BaseModelConfig, loading_hint, longest_text, weights_hash
 from editors.edits import Edit, ModelKeepingNetwork, TextEditNetwork
 from editors.errors import ArtifactError, BaseModelError, EditorError
 from editors.export.card import model_card
@@ -288,6 +288,6 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
             raise ArtifactError(
                 f"{trained_for}, and the model given has the same shape but other weights. Load exactly that model "
                 f"(revision {self.config.base_model['revision']!r}), and undo merged edits before the first edit."
-                + float16_hint(str(self.config.base_model.get("dtype")), model)
+                + loading_hint(self.config.base_model, model)
             )
         self._checked.add(model)

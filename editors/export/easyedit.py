@@ -64,7 +64,7 @@ def save_easyedit(
     """
     base = base or editor.base_model
     model_name = model_name or base.name
-    require_easyedit(editor.config.editor, model_name)
+    require_easyedit(editor.config.editor, model_name, editor.base_model.quantization)
     about = {"architecture": editor.config.architecture, "base_weights": editor.config.base_weights}
     place = Path(folder).resolve()
     network = editor.network
@@ -137,7 +137,7 @@ def _settings_text(architecture: str, network: nn.Module, model_name: str, place
     return hparams_text(EasyEditSettings(model_name, network.sites, network.config), archive, architecture)
 
 
-def require_easyedit(editor: str, model_name: str) -> None:
+def require_easyedit(editor: str, model_name: str, quantization: str | None) -> None:
     """Check that EasyEdit has an editor's method, and can load its base model.
 
     `require_mend` and `require_serac` check the rest.
@@ -145,6 +145,7 @@ def require_easyedit(editor: str, model_name: str) -> None:
     Args:
         editor: registered name.
         model_name: folder or Hub id of the base model.
+        quantization: of the base model in training.
 
     Raises:
         ArtifactError: it has not, or cannot.
@@ -155,6 +156,11 @@ def require_easyedit(editor: str, model_name: str) -> None:
         raise ArtifactError(
             f"EasyEdit cannot load base model {model_name!r}: it wants a folder or Hub id with one of "
             f"{', '.join(FAMILIES)} in its name. Save the base model to such a folder and name it (--model-name)"
+        )
+    if quantization is not None:
+        raise ArtifactError(
+            f"EasyEdit loads {model_name!r} with its whole weights, and this editor was trained on quantised ones "
+            f"({quantization}), which differ. Train on the whole weights to export for EasyEdit"
         )
 
 

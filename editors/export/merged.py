@@ -84,6 +84,11 @@ def save_merged(
 
 def _refuse_quantised(base: BaseModelConfig, skeleton: PreTrainedModel) -> None:
     """A GGUF file is dequantised when it is loaded; other packed weights cannot be added to."""
+    if base.quantization is not None:
+        raise BaseModelError(
+            f"this edit was made for base model {base.name!r} quantised ({base.quantization}), and packed weights "
+            "cannot be added to; export the edit as a LoRA adapter, which runs beside them"
+        )
     if not base.name.endswith(".gguf") and getattr(skeleton.config, "quantization_config", None):
         raise BaseModelError(
             f"base model {base.name!r} is quantised; merge into the model before it was quantised, or export the edit "

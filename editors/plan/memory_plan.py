@@ -20,7 +20,7 @@ class MemoryPlan:
     Args:
         editor: its registered name.
         base_model: the base model's name.
-        dtype: the type of its weights.
+        dtype: the type of its weights, and how they are quantised.
         sites: how many layers are edited.
         prefix_depth: how many blocks lie below the edit.
         batch: of each process.
@@ -53,6 +53,8 @@ class MemoryPlan:
         model = build_skeleton(editor.base_model, settings)
         lay_out(editor, model)
         dtype = str(model.dtype).removeprefix("torch.")
+        if editor.base_model.quantization is not None:
+            dtype = f"{editor.base_model.quantization} and {dtype}"
         sites, depth = len(editor.frozen.sites), editor.frozen.prefix_depth
         size, step = EditorSize.of(editor), trace_step(editor, batch)
         return cls(editor.registered_name, editor.base_model.name, dtype, sites, depth, batch, size, step)

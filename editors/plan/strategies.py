@@ -6,13 +6,14 @@ trained weight, so 2 G bytes. The ZeRO stages are those of Rajbhandari et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from torch import nn
 
 from editors.base import Editor
 from editors.plan.step import StepMemory
+from editors.quantization import packed_bytes, quantised_weights
 from editors.sites import find_stacks
 
 # How DeepSpeed communicates: elements at once (as `editors.strategies` sets it), and elements that stay gathered under
@@ -30,6 +31,7 @@ class EditorSize:
         base: its weights.
         base_block: the largest block of the base model.
         base_outside: weights outside of blocks (embeddings, the head).
+        base_unpacked: of a quantised base model the largest layer, which is unpacked while it computes.
         network_elements: parameters of the hypernetwork.
         network: its weights, and the statistics it keeps.
         trained: those weights that are trained.
@@ -42,6 +44,7 @@ class EditorSize:
     network_elements: int
     network: int
     trained: int
+    base_unpacked: int = 0
 
     @classmethod
     def of(cls, editor: Editor) -> EditorSize:
@@ -49,20 +52,25 @@ class EditorSize:
         model = editor.frozen.model
         blocks = [block for stack in find_stacks(model).values() for block in stack]
         trained = [p for p in editor.network.parameters() if p.requires_grad]
-        base = _bytes(model)
+        quantised = [] if editor.base_model.quantization is None else quantised_weights(model)
+        packed = {id(weight) for weight in quantised}
+        base, block_bytes = _bytes(model, packed), [_bytes(block, packed) for block in blocks]
         return cls(
             base_elements=sum(p.numel() for p in model.parameters()),
             base=base,
-            base_block=max(map(_bytes, blocks)),
-            base_outside=base - sum(map(_bytes, blocks)),
+            base_block=max(block_bytes),
+            base_outside=base - sum(block_bytes),
             network_elements=sum(p.numel() for p in editor.network.parameters()),
             network=_bytes(editor.network),
             trained=sum(p.nbytes for p in trained),
+            base_unpacked=max((weight.nbytes for weight in quantised), default=0),
         )
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
+def _bytes(module: nn.Module, packed: Container[int] = ()) -> int:
+    """What a module holds; `packed` are the ids of parameters that are kept quantised."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(packed_bytes(tensor) if id(tensor) in packed else tensor.nbytes for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class GPUMemory:
         network: hypernetwork weights that stay on the GPU.
         gradients: of the hypernetwork.
         optimizer: Adam's moments; under ZeRO also the copy of the weights that DeepSpeed's optimiser keeps.
-        buffers: for communication: buckets of gradients, weights gathered from other GPUs.
+        buffers: for communication: buckets of gradients, weights gathered from other GPUs; and a layer unpacked.
         activations: what else lives at the peak of a step.
         host: in the host's memory.
     """
@@ -94,14 +102,15 @@ class GPUMemory:
 
 
 def memory_of_each(size: EditorSize, step: StepMemory, processes: int) -> dict[str, GPUMemory]:
-    """The memory of one GPU under each strategy.
+    """The memory of one GPU under each strategy; a quantised base model cannot be divided.
 
     Args:
         size: of the editor.
         step: a training step of one process.
         processes: N, one on each GPU.
     """
-    return {name: strategy(size, step, processes) for name, strategy in STRATEGIES.items()}
+    names = WHOLE_BASE if size.base_unpacked else STRATEGIES
+    return {name: STRATEGIES[name](size, step, processes) for name in names}
 
 
 def _activations(size: EditorSize, step: StepMemory, share: float) -> float:
@@ -118,6 +127,7 @@ def _activations(size: EditorSize, step: StepMemory, share: float) -> float:
 
 
 def _whole(size: EditorSize, step: StepMemory, buffers: float = 0) -> GPUMemory:
+    buffers += size.base_unpacked
     return GPUMemory(size.base, size.network, size.trained, 2 * size.trained, buffers, _activations(size, step, 1))
 
 
@@ -137,7 +147,7 @@ def _zero12(share: Callable[[int], float]) -> Callable[[EditorSize, StepMemory, 
             size.network,
             share(processes) * size.trained,
             3 * own,
-            _bucket(size),
+            _bucket(size) + size.base_unpacked,
             _activations(size, step, share(processes)),
         )
 
@@ -194,6 +204,7 @@ STRATEGIES: dict[str, Callable[[EditorSize, StepMemory, int], GPUMemory]] = {
     "ZeRO-3, offload": _zero3_offload,
     "FSDP": _fsdp,
 }
+WHOLE_BASE = ("single GPU", "DDP", "ZeRO-1", "ZeRO-2")
 
 
 def traffic_per_step(size: EditorSize, step: StepMemory, processes: int) -> dict[str, float]:
@@ -205,8 +216,7 @@ def traffic_per_step(size: EditorSize, step: StepMemory, processes: int) -> dict
         processes: N.
     """
     others = (processes - 1) / processes
-    gathered = step.base_read + step.network_read
-    return {
-        "DDP, ZeRO-1, ZeRO-2": 2 * size.trained * others,
-        "ZeRO-3": (gathered + size.trained) * others,
-    }
+    traffic = {"DDP, ZeRO-1, ZeRO-2": 2 * size.trained * others}
+    if not size.base_unpacked:
+        traffic["ZeRO-3"] = (step.base_read + step.network_read + size.trained) * others
+    return traffic

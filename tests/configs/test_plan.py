@@ -65,6 +65,16 @@ def test_a_plan_needs_no_data_section(
     assert "Architecture: its own files" in printed
 
 
+def test_a_quantised_base_model_is_planned_without_what_cannot_divide_it(
+    without_weights: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_weights.run("plan", tmp_path / "runs", "--model.base_model.quantization=nf4", "--gpus=2")
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "in nf4 and float32, 2 GPUs" in printed
+    assert "ZeRO-2 │" in printed
+    assert not re.search(r"│ (ZeRO-3|FSDP)", printed)
+
+
 def test_sites_and_lengths_are_checked(without_weights: TinyWorld, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     with pytest.raises(SiteError, match="Candidates"):

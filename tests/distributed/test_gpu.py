@@ -12,6 +12,14 @@ from tests.tiny_world import TinyWorld, run_process
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
 
+def test_mend_trains_on_a_base_model_in_four_bits(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """`on_train_end` checks that its codes and scales are those of before."""
+    options = ["--model.base_model.dtype=bfloat16", "--model.base_model.quantization=nf4"]
+    under = ["--config=configs/strategy/single_gpu.yaml", "--trainer.devices=1", *options]
+    done = run_process(tiny_world.arguments("fit", tmp_path / "runs", *under))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("strategy", ["single_gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp"])
 def test_mend_trains_and_goes_on(tiny_world: TinyWorld, tmp_path: Path, strategy: str) -> None:
     root = tmp_path / "runs"

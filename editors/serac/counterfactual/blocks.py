@@ -20,7 +20,7 @@ def first_blocks(base: BaseModelConfig, count: int, longest_answer: int) -> Seco
         EditorError: the base model has fewer blocks, or is an encoder-decoder model.
         BaseModelError: it cannot be loaded.
     """
-    model = load_base_model(replace(base, dtype="float32"))
+    model = load_base_model(replace(base, dtype="float32", quantization=None))
     if is_encoder_decoder(model):
         raise EditorError(
             f"serac.counterfactual blocks copies decoder-only base models; {base.name!r} is an encoder-decoder. "

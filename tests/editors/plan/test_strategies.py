@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from editors.plan.step import StepMemory
@@ -45,6 +47,15 @@ def test_eight_gpus() -> None:
         }
     )
     assert memory_of_each(SIZE, STEP, 8)["ZeRO-3, offload"].host == (17 + 4) * GIGA / 8
+
+
+def test_a_quantised_base_model_is_whole_everywhere_and_unpacked_layer_by_layer() -> None:
+    packed = memory_of_each(replace(SIZE, base_unpacked=GIGA // 4), STEP, 8)
+    whole = memory_of_each(SIZE, STEP, 8)
+    assert list(packed) == ["single GPU", "DDP", "ZeRO-1", "ZeRO-2"]
+    for name, memory in packed.items():
+        assert memory.total == whole[name].total + GIGA / 4
+    assert list(traffic_per_step(replace(SIZE, base_unpacked=1), STEP, 8)) == ["DDP, ZeRO-1, ZeRO-2"]
 
 
 def test_gradients_that_are_complete_before_the_peak_are_not_counted_twice() -> None:
