@@ -20,7 +20,7 @@ from editors.autocast import without_autocast
 from editors.errors import ArtifactError, EditorError
 from editors.files import read_tensors, save_tensors
 from editors.hashing import tensor_hash
-from editors.quantization import require_numbers
+from editors.quantization import editable_weight
 from editors.sites import is_linear, linear_widths
 
 if TYPE_CHECKING:
@@ -253,9 +253,7 @@ class LowRankEdit:
         merged = MergedEdit({}, {})
         # All layers first: an edit that does not fit must not be merged in part.
         layers = {site: layer_of(model, site, update) for site, update in self.updates.items()}
-        weights = {site: layer.get_parameter("weight") for site, layer in layers.items()}
-        for site, weight in weights.items():
-            require_numbers(weight, f"{site}.weight")
+        weights = {site: editable_weight(layer, site) for site, layer in layers.items()}
         for site, update in self.updates.items():
             layer, weight = layers[site], weights[site]
             delta = update.weight_delta().to(weight.device, torch.float32)

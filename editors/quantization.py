@@ -7,6 +7,7 @@ in the batch, and passes gradients on without keeping an unpacked copy of its we
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -72,7 +73,8 @@ def keep_layout(model: PreTrainedModel) -> None:
 
     A frozen weight that is written in another order could not be told from one that was changed.
     """
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
@@ -88,17 +90,19 @@ def is_packed(weight: Tensor) -> bool:
     return not weight.is_floating_point()
 
 
-def require_numbers(weight: Tensor, name: str) -> None:
-    """Check that an edit can be added to `weight`.
+def editable_weight(layer: nn.Module, name: str) -> nn.Parameter:
+    """The weight of a linear layer, for an edit to be added to it.
 
     Raises:
         EditorError: it is packed.
     """
+    weight = layer.get_parameter("weight")
     if is_packed(weight):
         raise EditorError(
-            f"{name} is quantised, so that nothing can be added to it. Use the edit in a `with edit.applied(model)` "
-            "block, or as a LoRA adapter, or merge it into model.dequantize()"
+            f"{name}.weight is quantised, so that nothing can be added to it. Use the edit in a `with "
+            "edit.applied(model)` block, or as a LoRA adapter, or merge it into model.dequantize()"
         )
+    return weight
 
 
 def scales_of(parameter: Tensor) -> list[Tensor]:
@@ -113,7 +117,8 @@ def quantised_weights(model: PreTrainedModel) -> list[nn.Parameter]:
     Raises:
         BaseModelError: there is none.
     """
-    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001
+    in_float32 = list(model._keep_in_fp32_modules or ())  # noqa: SLF001 - what transformers' own quantizers leave out
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, in_float32)
     weights = [
         module.get_parameter("weight")
         for name, module in model.named_modules()
