@@ -257,6 +257,6 @@ def test_an_editor_trains_on_packed_weights_and_says_so(tiny_world: TinyWorld, t
 def test_on_a_gpu_the_weights_are_the_same(tmp_path: Path) -> None:
     model, tokens = load_base_model(write(tmp_path)), random_batch(LENGTHS)
     before, logits = weights_hash(model), FrozenLM(model).logits(tokens)
-    lm = FrozenLM(model.cuda())
+    lm = FrozenLM(model).to("cuda")
     assert weights_hash(model) == before
     torch.testing.assert_close(lm.logits(tokens.to("cuda")).cpu(), logits, rtol=1e-3, atol=1e-3)
