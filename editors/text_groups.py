@@ -19,6 +19,8 @@ from editors.tokens import TokenBatch
 # measured on a CPU; for the rest the arithmetic a GPU does in the time it reads a 16-bit weight.
 _PASS_COST = {"cpu": 25}
 _PASS_COST_ELSEWHERE = 250
+# No token has this id.
+_PADDING = -1
 
 Text = tuple[int, ...]
 """The token ids of a text."""
@@ -40,9 +42,9 @@ class Compact:
     def __init__(self, batch: TokenBatch) -> None:
         self._order = batch.attention_mask.argsort(dim=1, descending=True, stable=True)
         self.input_ids = batch.input_ids.gather(1, self._order)
-        lengths = batch.attention_mask.sum(dim=1).tolist()
-        rows = zip(self.input_ids.tolist(), lengths, strict=True)
-        self.texts: list[Text] = [tuple(ids[:length]) for ids, length in rows]
+        # One copy to the host, for which a GPU is waited for.
+        rows = batch.input_ids.masked_fill(batch.attention_mask == 0, _PADDING).tolist()
+        self.texts: list[Text] = [tuple(id_ for id_ in ids if id_ != _PADDING) for ids in rows]
 
     def put_back(self, states: Sequence[Tensor]) -> Tensor:
         """Lay the states `[T, d]` of each text out as `[B, T, d]`, at the text's places; zeros elsewhere."""

@@ -31,11 +31,12 @@ def condition_ids(signal: EditSignal, separators: Sequence[Sequence[int]]) -> tu
         ids: `[B, L]`, zeros behind each condition.
         lengths: `[B]` tokens of each condition.
     """
-    tokens = signal.tokens
-    predicted = [signal.predicted[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
+    device = signal.tokens.input_ids.device
+    # On the host, where lists are made: a GPU would be waited for at every text.
+    tokens, answers = signal.tokens.to("cpu"), signal.predicted.cpu()
+    predicted = [answers[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
     parts = zip(predicted, tokens.answer_ids(), tokens.prompt_ids(), strict=True)
     texts = [[*said, *separators[0], *wanted, *separators[1], *prompt] for said, wanted, prompt in parts]
-    device = tokens.input_ids.device
     ids = pad_sequence([torch.tensor(text, device=device) for text in texts], batch_first=True)
     return ids, torch.tensor([len(text) for text in texts], device=device)
 

@@ -20,9 +20,11 @@ from editors.errors import EditorError
 from editors.frozen import EditSignal, Factors
 from editors.ke.condition import ConditionEncoder, condition_ids
 from editors.normaliser import RunningNormaliser
-from editors.rows import gradient_rows, pad_episodes
+from editors.rows import gradient_places, gradient_rows, pad_episodes
 from editors.sites import flat_name
 
+# Factors of an update in rows, and the text or episode of each row.
+_Rows = tuple[Tensor, Tensor, Tensor]
 # How far the gates may be from "descend along the gradient" at the start, as a part of torch's initial weights.
 _INITIAL_SPREAD = 0.1
 
@@ -163,28 +165,28 @@ class KENetwork(nn.Module):
         """
         with without_autocast(signal.predicted.device):
             condition = self.condition(*condition_ids(signal, self.shape.separators))
-            updates = {site: self._update(site, condition, signal) for site in self.sites}
-        return LowRankEdit(updates)
+            places = gradient_places({site: signal.factors[site] for site in self.sites})
+            parts = [self._parts(site, condition, signal, places[site]) for site in self.sites]
+            gated = pad_episodes([part for part, _ in parts], signal.num_episodes)
+            added = pad_episodes([part for _, part in parts], signal.num_episodes)
+            pairs = zip(self.sites, gated, added, strict=True)
+            return LowRankEdit({site: _side_by_side(first, second) for site, first, second in pairs})
 
-    def _update(self, site: str, condition: Tensor, signal: EditSignal) -> SiteUpdate:
-        u, delta, text = self._gradient(site, signal.factors[site])
+    def _parts(self, site: str, condition: Tensor, signal: EditSignal, places: Tensor) -> tuple[_Rows, _Rows]:
+        """The gated gradient of a site and what is added to it, in rows; see `pad_episodes`."""
+        u, delta, text = self._gradient(site, signal.factors[site], places)
         gate: Gate = self.conditioners[flat_name(site)](condition)
         size = self._scale(gate.alpha.shape[-1]) * torch.sigmoid(gate.eta)
         row_gate, column_gate = gate.alpha.softmax(dim=-1), size * gate.gamma
         row, column = gate.beta.softmax(dim=-1), size * gate.delta
+        episode = signal.tokens.episode
         if site in self.shape.input_rows:
-            gated = (row_gate[text] * u, column_gate[text] * delta)
-            added = (row, column)
-        else:
-            gated = (column_gate[text] * u, row_gate[text] * delta)
-            added = (column, row)
-        episode, count = signal.tokens.episode, signal.num_episodes
-        parts = (pad_episodes(*gated, episode[text], count), pad_episodes(*added, episode, count))
-        return SiteUpdate(torch.cat([p.u for p in parts], dim=1), torch.cat([p.v for p in parts], dim=1))
+            return (row_gate[text] * u, column_gate[text] * delta, episode[text]), (row, column, episode)
+        return (column_gate[text] * u, row_gate[text] * delta, episode[text]), (column, row, episode)
 
-    def _gradient(self, site: str, factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradient(self, site: str, factors: Factors, places: Tensor) -> _Rows:
         """The rows of `gradient_rows`, in the scale that is wanted."""
-        u, delta, text = gradient_rows(factors)
+        u, delta, text = gradient_rows(factors, places)
         if self.shape.gradient == "normalised":
             normalise_u, normalise_delta = self.normalisers[flat_name(site)].children()
             return normalise_u(u), normalise_delta(delta), text
@@ -199,6 +201,10 @@ class KENetwork(nn.Module):
         `-edit_rate * gradient` for a matrix of any size.
         """
         return 1.0 if self.shape.gate == "paper" else 2 * m * self.shape.edit_rate
+
+
+def _side_by_side(first: SiteUpdate, second: SiteUpdate) -> SiteUpdate:
+    return SiteUpdate(torch.cat([first.u, second.u], dim=1), torch.cat([first.v, second.v], dim=1))
 
 
 def _root_mean_square(factors: Factors) -> Tensor:

@@ -18,7 +18,7 @@ from editors.errors import EditorError
 from editors.frozen import EditSignal
 from editors.mend.keys import decorrelated_keys
 from editors.normaliser import RunningNormaliser
-from editors.rows import gradient_rows, pad_episodes
+from editors.rows import gradient_places, gradient_rows, pad_episodes
 from editors.sites import flat_name
 
 
@@ -150,33 +150,33 @@ class MENDNetwork(nn.Module):
     def forward(self, signal: EditSignal) -> LowRankEdit:
         """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`."""
         episode = signal.tokens.episode
-        updates: dict[str, SiteUpdate] = {}
+        parts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         with without_autocast(episode.device):
+            places = gradient_places({site: signal.factors[site] for site in self.sites})
             for key, sites in self.groups.items():
-                rows = [self._rows(signal, site) for site in sites]
+                rows = [self._rows(signal, site, places[site]) for site in sites]
                 counts = [len(text) for _, _, text in rows]
-                index = torch.arange(len(sites), device=episode.device).repeat_interleave(
-                    torch.tensor(counts, device=episode.device)
-                )
+                index = torch.cat([torch.full_like(text, i) for i, (_, _, text) in enumerate(rows)])
                 u = torch.cat([u for u, _, _ in rows])
                 delta = torch.cat([delta for _, delta, _ in rows])
                 new_u, new_delta = self.transforms[key](u, delta, index)
-                parts = zip(sites, rows, new_u.split(counts), new_delta.split(counts), strict=True)
-                for site, (_, _, text), site_u, site_delta in parts:
+                transformed = zip(sites, rows, new_u.split(counts), new_delta.split(counts), strict=True)
+                for site, (_, _, text), site_u, site_delta in transformed:
                     rate = self.edit_rates[self.sites.index(site)]
-                    update = pad_episodes(site_u, -rate * site_delta, episode[text], signal.num_episodes)
-                    updates[site] = self._joint(update)
-        return LowRankEdit({site: updates[site] for site in self.sites})
+                    parts[site] = (site_u, -rate * site_delta, episode[text])
+            updates = pad_episodes([parts[site] for site in self.sites], signal.num_episodes)
+            return LowRankEdit(dict(zip(self.sites, map(self._joint, updates), strict=True)))
 
     def _joint(self, update: SiteUpdate) -> SiteUpdate:
         """The update with its rows solved for jointly, if the configuration says so."""
         ridge = self.config.key_ridge
         return update if ridge is None else SiteUpdate(decorrelated_keys(update.u, ridge), update.v)
 
-    def _rows(self, signal: EditSignal, site: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _rows(self, signal: EditSignal, site: str, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`gradient_rows` of a site; of the summed loss, if the configuration says so."""
-        u, delta, text = gradient_rows(signal.factors[site])
+        u, delta, text = gradient_rows(signal.factors[site], places)
         if self.config.answer_loss == "mean":
             return u, delta, text
         tokens = signal.tokens
-        return u, delta * torch.bincount(tokens.rows, minlength=tokens.num_texts)[text].unsqueeze(-1), text
+        answer_lengths = tokens.rows.new_zeros(tokens.num_texts).index_add(0, tokens.rows, torch.ones_like(tokens.rows))
+        return u, delta * answer_lengths[text].unsqueeze(-1), text
