@@ -52,4 +52,5 @@ def test_gradients_flow_through_padding() -> None:
     u = torch.randn(3, 2, requires_grad=True)
     (update,) = pad_episodes([(u, torch.randn(3, 1), torch.tensor([0, 1, 1]))], num_episodes=2)
     update.u.sum().backward()
+    assert u.grad is not None
     assert torch.equal(u.grad, torch.ones(3, 2))
