@@ -25,5 +25,3 @@ def test_float32_is_like_itself_and_packed_weights_are_smaller(
     assert values["nf4 and float32"][0] < 0.5 * values["float32"][0]
     assert 0.5 < values["nf4 and float32"][1] < 1
     assert values["nf4 and float32"][2] > 0
-    for form, (*_, before, after) in values.items():
-        assert after < before, form
