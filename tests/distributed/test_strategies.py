@@ -74,7 +74,10 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Trainings of every editor, alone and in pairs, and trainings that go on under other strategies."""
+    """Trainings of every editor, alone and in pairs, and trainings that go on under other strategies.
+
+    "chain" is ZeRO-3 in two processes, then one process, then ZeRO-2 in two.
+    """
     world = TinyWorld(tiny_world.model, uneven_data(tmp_path_factory.mktemp("uneven")))
     found = Runs(tmp_path_factory.mktemp("strategies"), tiny_world.model)
 
@@ -95,7 +98,7 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
     generate = "--model.generate_in_validation=true"
     pairs = [together(f"{editor}-{strategy}", editor, strategy) for editor in EDITORS for strategy in STRATEGIES]
     pairs += [
-        together("ke-to-one", "ke", "zero3", half),
+        together("chain", "ke", "zero3", *until(1)),
         together("one-to-zero3", "mend", "zero3", last, generate, callbacks=[item("callbacks.ExampleTable", count=1)]),
         together("zero3-to-zero2", "serac", "zero3", half),
         together("zero3-to-zero2", "serac", "zero2", last),
@@ -116,8 +119,15 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
         alone("serac-one", "serac")
         alone("mixture-one", "serac", mixture)
         alone("clipped-one", "mend", *clipped)
-    alone("ke-to-one", "ke", last)
+    alone("chain", "ke", *until(2), last)
+    with pair(found.folder / "last_output", [together("chain", "ke", "zero2", *until(3), last)]):
+        pass
     return found
+
+
+def until(third: int) -> tuple[str, str]:
+    """Arguments for a training that ends after so many thirds of the steps."""
+    return f"--trainer.max_steps={third * STEPS // 3}", f"--trainer.val_check_interval={STEPS // 3}"
 
 
 def uneven_data(folder: Path) -> Path:
@@ -227,10 +237,10 @@ def assert_held(runs: Runs, name: str, base: float, network: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [("ke-to-one", "ke"), ("one-to-zero3", "mend"), ("zero3-to-zero2", "serac")]
+    ("name", "other", "parts"), [("chain", "ke", 3), ("one-to-zero3", "mend", 2), ("zero3-to-zero2", "serac", 2)]
 )
-def test_a_run_goes_on_under_another_strategy(runs: Runs, name: str, other: str) -> None:
-    assert len(list(runs.root(name).iterdir())) == 2
+def test_a_run_goes_on_under_another_strategy(runs: Runs, name: str, other: str, parts: int) -> None:
+    assert len(list(runs.root(name).iterdir())) == parts
     assert runs.losses(name) == pytest.approx(runs.losses(f"{other}-one"), rel=1e-6, abs=1e-6)
 
 
