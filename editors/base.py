@@ -153,7 +153,10 @@ class Editor(LightningModule):
 
     @cached_property
     def base_weights(self) -> str:
-        """Hash of the base model's weights cast to bfloat16: the same for float32 and bfloat16 (not float16)."""
+        """Hash of the base model's weights cast to bfloat16: the same for float32 and bfloat16 (not float16).
+
+        Quantised weights are packed from what was loaded: those of a model stored in float32 differ between the two.
+        """
         return weights_hash(self.frozen.model, torch.bfloat16, whole)
 
     # --- building ----------------------------------------------------------------------------------------------------

@@ -291,6 +291,10 @@ def loading_hint(trained: Mapping[str, Any], model: PreTrainedModel) -> str:
             "load_base_model(editor.base_model), or model.base_model.quantization."
         )
     trained_in, given = str(trained.get("dtype", "auto")), str(model.dtype).removeprefix("torch.")
+    if found is not None and trained_in not in ("auto", given):
+        return (
+            f" Trained with dtype {trained_in}, the model given is in {given}: weights are packed from what was loaded."
+        )
     if trained_in == given or "float16" not in (trained_in, given):
         return ""
     return (

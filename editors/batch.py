@@ -57,7 +57,7 @@ class BatchEditor:
         editor: the trained editor.
         model: its base model; stays frozen.
         tokenizer: of the base model.
-        batch_size: how many edits are made at once.
+        batch_size: how many edits are made and scored together, at most.
     """
 
     def __init__(

@@ -212,7 +212,7 @@ class FrozenLM(nn.Module):
         """
         joinable = edit is None or isinstance(edit, LowRankEdit)
         if not joinable or self.is_shared or is_encoder_decoder(self.model) or not any(b.num_texts for b in batches):
-            return [self.logits(tokens, edit, states) for tokens, states in zip(batches, hidden, strict=True)]
+            return self.logits_of_each(batches, edit, hidden)
         found = length_groups(batches, hidden)
         order = torch.cat([group.answers for group in found]).argsort()
         seen: list[Tensor] = []
@@ -225,6 +225,20 @@ class FrozenLM(nn.Module):
         for group in found:
             logits = self._run(group.tokens, edit, group.hidden, None, select)
         return list(logits.split([len(tokens.targets) for tokens in batches]))
+
+    def logits_of_each(
+        self, batches: Sequence[TokenBatch], edit: Edit | None, hidden: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        """`logits` of several batches, each run by itself; a batch without a text has none and is not run."""
+        return [
+            self.logits(tokens, edit, states) if tokens.num_texts else self._no_logits(tokens)
+            for tokens, states in zip(batches, hidden, strict=True)
+        ]
+
+    def _no_logits(self, tokens: TokenBatch) -> Tensor:
+        """`[0, V]`."""
+        width = self.model.config.get_text_config(decoder=True).vocab_size
+        return torch.zeros(0, width, dtype=self.model.dtype, device=tokens.input_ids.device)
 
     def _run(
         self,

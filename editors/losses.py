@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -71,6 +72,7 @@ class _Divergence(torch.autograd.Function):
         return divergence
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (difference,) = ctx.saved_tensors
         return None, (gradient.unsqueeze(-1) * difference).to(ctx.dtype)

@@ -113,12 +113,13 @@ def joined(edits: Sequence[LowRankEdit], places: Sequence[Sequence[int]]) -> Low
     """One edit with the episodes of all `edits`.
 
     Args:
-        edits: with updates of the same sites.
+        edits: with updates of the same sites; they are used up.
         places: for each edit, and each of its episodes, which episode of the result it becomes.
     """
     updates = {}
-    for site in edits[0].updates:
-        parts = [edit.updates[site] for edit in edits]
+    for site in list(edits[0].updates):
+        # Taken out, so that what has been joined is not kept twice.
+        parts = [edit.updates.pop(site) for edit in edits]
         updates[site] = SiteUpdate(_joined([p.u for p in parts], places), _joined([p.v for p in parts], places))
     return LowRankEdit(updates)
 

@@ -46,7 +46,8 @@ def add(commands: Any) -> None:
         "--resume", action="store_true", help="go on with the batch in the output folder, if one was begun there"
     )
     parser.add_argument("--save-edits", action="store_true", help="also write each edit, to edits/ROW.safetensors")
-    parser.add_argument("--batch-size", type=whole_number, default=16, help="edits made at once (default: %(default)s)")
+    size = "edits made and scored together, at most (default: %(default)s)"
+    parser.add_argument("--batch-size", type=whole_number, default=16, help=size)
     add_base_model_options(parser)
     add_device_option(parser)
     parser.set_defaults(run=run)

@@ -37,8 +37,8 @@ def condition_ids(signal: EditSignal, separators: Sequence[Sequence[int]]) -> tu
     predicted = [answers[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
     parts = zip(predicted, tokens.answer_ids(), tokens.prompt_ids(), strict=True)
     texts = [[*said, *separators[0], *wanted, *separators[1], *prompt] for said, wanted, prompt in parts]
-    ids = pad_sequence([torch.tensor(text, device=device) for text in texts], batch_first=True)
-    return ids, torch.tensor([len(text) for text in texts], device=device)
+    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
+    return ids.to(device), torch.tensor([len(text) for text in texts], device=device)
 
 
 class ConditionEncoder(nn.Module):
