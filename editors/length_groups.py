@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from editors.text_groups import groups, pass_cost
+from editors.text_groups import groups, left_order, pass_cost
 from editors.tokens import TokenBatch
 
 
@@ -68,10 +68,8 @@ def _joined(batches: Sequence[TokenBatch], width: int) -> TokenBatch:
 
 def _at_left(values: Tensor, batch: TokenBatch, width: int) -> Tensor:
     """`[B, T, ...]` values of a batch's tokens as `[B, width, ...]`, each text moved to the left edge."""
-    length = values.shape[1]
-    places = (torch.arange(length, device=values.device) + batch.attention_mask.argmax(dim=1, keepdim=True)) % length
-    moved = values[torch.arange(len(values), device=values.device)[:, None], places]
-    return pad(moved, [0, 0] * (values.dim() - 2) + [0, width - length])
+    moved = values[torch.arange(len(values), device=values.device)[:, None], left_order(batch)]
+    return pad(moved, [0, 0] * (values.dim() - 2) + [0, width - values.shape[1]])
 
 
 def _selected(joined: TokenBatch, prefix: Tensor | None, rows: Sequence[int], length: int) -> LengthGroup:

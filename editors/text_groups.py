@@ -31,6 +31,11 @@ def pass_cost(device: torch.device) -> int:
     return _PASS_COST.get(device.type, _PASS_COST_ELSEWHERE)
 
 
+def left_order(batch: TokenBatch) -> Tensor:
+    """`[B, T]` for each place the token that stands there once every text has been moved to the left edge."""
+    return batch.attention_mask.argsort(dim=1, descending=True, stable=True)
+
+
 class Compact:
     """A token batch with every text moved to the left edge, whichever side it was padded on.
 
@@ -40,7 +45,7 @@ class Compact:
     """
 
     def __init__(self, batch: TokenBatch) -> None:
-        self._order = batch.attention_mask.argsort(dim=1, descending=True, stable=True)
+        self._order = left_order(batch)
         self.input_ids = batch.input_ids.gather(1, self._order)
         # One copy to the host, for which a GPU is waited for.
         rows = batch.input_ids.masked_fill(batch.attention_mask == 0, _PADDING).tolist()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.tiny_world import row
 
@@ -20,6 +21,14 @@ def logger_levels_survive() -> Iterator[None]:
     yield
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_survive() -> Iterator[None]:
+    """Put the number of torch's threads back, which every benchmark sets."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="package")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,6 @@ from editors.text_groups import Text
 from tests.tiny_world import write_model
 
 VALUES = {"blocks": (2, 4), "edited_blocks": (1, 2), "rank": (4, 8), "episodes": (1, 2, 3), "tokens": (6, 9)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads_put_back() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
