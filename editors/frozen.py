@@ -198,22 +198,28 @@ class FrozenLM(nn.Module):
         return logits
 
     def logits_together(
-        self, batches: Sequence[TokenBatch], edit: Edit | None, hidden: Sequence[Tensor | None]
+        self,
+        batches: Sequence[TokenBatch],
+        edit: Edit | None,
+        hidden: Sequence[Tensor | None],
+        *,
+        one_pass: bool = False,
     ) -> list[Tensor]:
         """`logits` of several batches, whose texts share passes of similar length and one pass of the head.
 
-        Where that cannot be (an encoder-decoder model, a model divided among processes, an edit of another kind than
-        low-rank ones), each batch is run by itself.
+        Where that cannot be (an encoder-decoder model, an edit of another kind than low-rank ones), each batch is run
+        by itself.
 
         Args:
             batches: the texts.
             edit: run with this edit.
             hidden: for each batch its `[B, T, d]` from `prefix`.
+            one_pass: all texts share one pass, as they always do where processes share the model.
         """
         joinable = edit is None or isinstance(edit, LowRankEdit)
-        if not joinable or self.is_shared or is_encoder_decoder(self.model) or not any(b.num_texts for b in batches):
+        if not joinable or is_encoder_decoder(self.model) or not any(b.num_texts for b in batches):
             return self.logits_of_each(batches, edit, hidden)
-        found = length_groups(batches, hidden)
+        found = length_groups(batches, hidden, one_pass=one_pass or self.is_shared)
         order = torch.cat([group.answers for group in found]).argsort()
         seen: list[Tensor] = []
 

@@ -51,7 +51,7 @@ def generate(
     prompts = [prompt for pair in zip(batches, starts, strict=True) for prompt in _prompts(*pair, extra_tokens)]
     ends = _end_ids(model)
     generated = [_until_end(prompt.begun, ends) for prompt in prompts]
-    extra = pass_cost(batches[0].input_ids.device) if batches else 0
+    extra = pass_cost(batches[0].input_ids.device, in_step=in_step) if batches else 0
     # Processes that share the model go on with finished texts as well: otherwise one might have none left.
     finished = [generated[i] != prompt.begun for i, prompt in enumerate(prompts)]
     open_ends = [i for i, prompt in enumerate(prompts) if prompt.missing and (in_step or not finished[i])]

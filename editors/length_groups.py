@@ -31,12 +31,15 @@ class LengthGroup:
     answers: Tensor
 
 
-def length_groups(batches: Sequence[TokenBatch], hidden: Sequence[Tensor | None]) -> list[LengthGroup]:
+def length_groups(
+    batches: Sequence[TokenBatch], hidden: Sequence[Tensor | None], *, one_pass: bool = False
+) -> list[LengthGroup]:
     """The texts of all batches, in groups that together cost the least.
 
     Args:
         batches: texts for a decoder-only model, padded on either side.
         hidden: the prefix `[B, T, d]` of each batch, or `None` for each.
+        one_pass: there is to be one group, whatever it costs; the host need not wait for any lengths then.
     """
     width = max(batch.input_ids.shape[1] for batch in batches)
     joined = _joined(batches, width)
@@ -44,6 +47,8 @@ def length_groups(batches: Sequence[TokenBatch], hidden: Sequence[Tensor | None]
         _at_left(states, batch, width) for states, batch in zip(hidden, batches, strict=True) if states is not None
     ]
     prefix = torch.cat(states) if states else None
+    if one_pass:
+        return [LengthGroup(joined, prefix, torch.arange(len(joined.targets), device=joined.targets.device))]
     lengths = joined.attention_mask.sum(dim=1).tolist()
     extra = pass_cost(joined.input_ids.device)
     found = groups(lengths, lambda count, length: extra + count * length)

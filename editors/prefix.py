@@ -56,7 +56,7 @@ class FrozenPrefix:
         texts = list(dict.fromkeys(ids for part in compact for ids in part.texts))
         found = self._known(texts, device) if kept is None and not in_step else {}
         missing = [ids for ids in texts if ids not in found]
-        extra = pass_cost(device)
+        extra = pass_cost(device, in_step=in_step)
         keys: dict[Text, Tensor] = {}
         lengths = [len(ids) for ids in missing]
         for group in groups(lengths, lambda count, length: extra + count * length, in_step=in_step):

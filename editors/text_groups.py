@@ -19,6 +19,9 @@ from editors.tokens import TokenBatch
 # measured on a CPU; for the rest the arithmetic a GPU does in the time it reads a 16-bit weight.
 _PASS_COST = {"cpu": 25}
 _PASS_COST_ELSEWHERE = 250
+# Where processes share the model, a pass gathers its weights from them: in that time a GPU does the arithmetic of some
+# 2,700 tokens (2 bytes a weight at 150 GB/s; 2 operations a weight and token at 400 Tflop/s), and CPUs of hundreds.
+_SHARED_PASS_COST = 2500
 # No token has this id.
 _PADDING = -1
 
@@ -26,9 +29,14 @@ Text = tuple[int, ...]
 """The token ids of a text."""
 
 
-def pass_cost(device: torch.device) -> int:
-    """What another pass over the model costs on `device`, in tokens that could be computed in its stead."""
-    return _PASS_COST.get(device.type, _PASS_COST_ELSEWHERE)
+def pass_cost(device: torch.device, *, in_step: bool = False) -> int:
+    """What another pass over the model costs, in tokens that could be computed in its stead.
+
+    Args:
+        device: where the model runs.
+        in_step: processes share the model.
+    """
+    return _SHARED_PASS_COST if in_step else _PASS_COST.get(device.type, _PASS_COST_ELSEWHERE)
 
 
 def left_order(batch: TokenBatch) -> Tensor:

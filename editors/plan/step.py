@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,11 +46,11 @@ def trace_step(editor: Editor, size: BatchSize) -> StepMemory:
     trace, reads = MemoryTrace(editor), _Reads(editor)
     with ExitStack() as stack:
         stack.enter_context(reads.counted())
-        stack.enter_context(_separate_passes(editor.frozen))
+        stack.enter_context(_one_pass(editor.frozen))
         for owner, method, name in (
             (editor.frozen, "prefix", "frozen prefix"),
             (editor.frozen, "capture", "capture"),
-            (editor.frozen, "logits", "edited passes"),
+            (editor.frozen, "logits_together", "edited passes"),
             (editor.network, "forward", "hypernetwork"),
         ):
             stack.enter_context(_charged(trace, owner, method, name))
@@ -64,13 +64,13 @@ def trace_step(editor: Editor, size: BatchSize) -> StepMemory:
 
 
 @contextmanager
-def _separate_passes(frozen: FrozenLM) -> Iterator[None]:
-    """Inside this context no batches share passes, as under ZeRO-3. Elsewhere they do, which takes a little less."""
-    frozen.logits_together = frozen.logits_of_each  # type: ignore[method-assign]
+def _one_pass(frozen: FrozenLM) -> Iterator[None]:
+    """Inside this context all texts share one pass: to group them by length, their values would have to be there."""
+    frozen.logits_together = partial(frozen.logits_together, one_pass=True)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del frozen.logits_together
+        frozen.__dict__.pop("logits_together", None)
 
 
 @contextmanager

@@ -72,11 +72,10 @@ def test_zero3_gathers_the_prefix_once_and_edited_blocks_for_each_pass(plan_of: 
     real.configure_model()
     blocks = [sum(p.nbytes for p in block.parameters()) for block in real.frozen.model.model.layers]
     edited, below, outside = sum(blocks[-2:]), sum(blocks[:-2]), plan.size.base_outside
-    # Captured forward and backward, paraphrases and locality likewise, locality once without the edit: 7 times. What is
-    # below the lowest site is not run backward: 4 times. Embeddings are also read for the prefix.
-    assert below + 4 * edited + 5 * outside / 2 <= plan.step.base_read <= below + 7 * edited + 8 * outside
+    # Captured forward and backward, paraphrases and locality together likewise, locality once without the edit: 5 times.
+    # What is below the lowest site is not run backward: 3 times. Embeddings are also read for the prefix.
+    assert below + 3 * edited + 3 * outside / 2 <= plan.step.base_read <= below + 5 * edited + 6 * outside
     assert plan.step.parts["edited passes"] > 0
-    assert plan.step.base_read >= below + 6 * edited, "paraphrases and locality texts are passes of their own"
 
 
 def test_a_text_needs_room_for_prompt_and_answer() -> None:
