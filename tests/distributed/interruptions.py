@@ -2,7 +2,7 @@
 
 Tiny trainings under each strategy are cut off in each way and go on with `--ckpt_path last`. From the checkpoint on,
 the logged losses must be those of a run that nothing cut off, digit by digit. `--into` writes the table into a page,
-between `<!-- interruptions -->` and `<!-- /interruptions -->`.
+between `<!-- interruptions -->` and `<!-- /interruptions -->`; rows of strategies that were not tried stay there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from typing import Any
 
 import torch
 
+from editors.errors import UsageError
 from tests.distributed.pair import PROCESSES, STRATEGIES, item, under
 from tests.tiny_world import TinyWorld, write_encoder, write_model, write_splits, write_tokenizer
 from train import command_line
 
 STEPS, SAVED_EVERY = 16, 2
 KILLS = 3
-_MARKS = re.compile(r"(<!-- interruptions -->\n).*?(<!-- /interruptions -->)", re.S)
+_MARKS = re.compile(r"(?<=<!-- interruptions -->\n).*?(?=<!-- /interruptions -->)", re.S)
 # Seconds after which processes that should end count as hanging.
 _PATIENCE = 1800
 _HEADINGS = ("strategy", "interruption", "steps made", "exit codes", "goes on after step", "losses compared", "equal")
@@ -221,10 +222,25 @@ def interruptions(chance: random.Random) -> list[Interruption]:
     ]
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """All outcomes in Markdown."""
+def table(rows: Sequence[str]) -> str:
+    """Rows under their headings, in Markdown."""
     lines = [f"| {' | '.join(_HEADINGS)} |", "|---|---|" + "--:|" * (len(_HEADINGS) - 3) + "---|"]
-    return "\n".join([*lines, *(outcome.row() for outcome in outcomes)]) + "\n"
+    return "\n".join([*lines, *rows]) + "\n"
+
+
+def write_into(page: Path, outcomes: Sequence[Outcome]) -> None:
+    """Put the outcomes into the table of a page, in the place of older ones of the same strategies."""
+    text = page.read_text(encoding="utf-8")
+    found = _MARKS.search(text)
+    if found is None:
+        raise UsageError(f"{page} has no place for the table: write <!-- interruptions --> and <!-- /interruptions -->")
+    rows: dict[str, list[str]] = {strategy: [] for strategy in STRATEGIES}
+    for outcome in outcomes:
+        rows[outcome.strategy].append(outcome.row())
+    for strategy, own in rows.items():
+        own[:] = own or [line for line in found[0].splitlines() if line.startswith(f"| {strategy} |")]
+    shown = table([row for own in rows.values() for row in own])
+    page.write_text(text[: found.start()] + shown + text[found.end() :], encoding="utf-8")
 
 
 def make_world(folder: Path) -> TinyWorld:
@@ -250,11 +266,9 @@ def main() -> None:
             for interruption in interruptions(chance):
                 outcomes.append(trial.survive(interruption))
                 print(outcomes[-1].row(), flush=True)  # noqa: T201 - a command's output
-    shown = table(outcomes)
-    print(shown)  # noqa: T201 - likewise
+    print(table([outcome.row() for outcome in outcomes]))  # noqa: T201 - likewise
     if options.into:
-        text = options.into.read_text(encoding="utf-8")
-        options.into.write_text(_MARKS.sub(lambda marks: f"{marks[1]}{shown}{marks[2]}", text), encoding="utf-8")
+        write_into(options.into, outcomes)
     sys.exit(any(not outcome.equal for outcome in outcomes))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.preemption import EXIT_CODE
-from tests.distributed.interruptions import Interruption, Trial
+from tests.distributed.interruptions import Interruption, Outcome, Trial, table, write_into
 from tests.tiny_world import TinyWorld
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -35,3 +35,15 @@ def test_nothing_that_was_saved_is_lost(
     assert outcome.compared > 0
     assert outcome.saved in saved
     assert exit_codes is None or outcome.exit_codes in exit_codes
+
+
+def test_new_outcomes_take_the_place_of_those_of_the_same_strategy(tmp_path: Path) -> None:
+    def outcome(strategy: str, made: int) -> Outcome:
+        return Outcome(strategy, "disk full", made, (1, 1), made, 3, equal=True)
+
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- interruptions -->\n<!-- /interruptions -->\nafter\n")
+    write_into(page, [outcome("zero3", 4), outcome("ddp", 5)])
+    write_into(page, [outcome("zero3", 6)])
+    rows = table([outcome("ddp", 5).row(), outcome("zero3", 6).row()])
+    assert page.read_text() == f"before\n<!-- interruptions -->\n{rows}<!-- /interruptions -->\nafter\n"

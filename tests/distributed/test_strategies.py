@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 STEPS, HALF = 6, 3
 EDITORS = ("ke", "mend", "serac")
 CLIPPED = ("ddp", "zero2", "zero3")
+HALF_PRECISION = ("bfloat16", "float16")
 
 _CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 CALLBACKS = [
@@ -105,8 +106,11 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
         together("crash", "mend", "zero3", callbacks=[item("tests.lifecycle.crashes.CrashAtBatch", batch=HALF + 1)]),
         together("crash", "mend", "zero3", last),
     ]
-    half_precision = "--model.base_model.dtype=bfloat16"
-    pairs += [together(f"bfloat16-{name}", "mend", name, half, half_precision) for name in ("zero2", "zero3")]
+    pairs += [
+        together(f"{dtype}-{name}", "mend", name, half, f"--model.base_model.dtype={dtype}")
+        for dtype in HALF_PRECISION
+        for name in ("zero2", "zero3")
+    ]
     # So low that every step is clipped.
     clipped = ("--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=0.01")
     pairs += [together(f"clipped-{name}", "mend", name, *clipped) for name in CLIPPED]
@@ -221,15 +225,17 @@ def test_zero3_divides_base_model_and_editor(runs: Runs, name: str) -> None:
     assert_held(runs, name, 4 * share, 4 * share)
 
 
-def test_a_base_model_in_bfloat16_stays_so_beside_an_editor_in_float32(runs: Runs) -> None:
-    for name, share in (("bfloat16-zero2", 1), ("bfloat16-zero3", 0.5)):
-        assert_held(runs, name, 2 * share, 4 * share)
-    assert runs.losses("bfloat16-zero3") == pytest.approx(runs.losses("bfloat16-zero2"), abs=1e-3)
+@pytest.mark.parametrize("dtype", HALF_PRECISION)
+def test_a_base_model_in_half_precision_stays_so_beside_an_editor_in_float32(runs: Runs, dtype: str) -> None:
+    for strategy, share in (("zero2", 1), ("zero3", 0.5)):
+        assert_held(runs, f"{dtype}-{strategy}", 2 * share, 4 * share)
+    assert len(runs.losses(f"{dtype}-zero3")) == HALF
+    assert runs.losses(f"{dtype}-zero3") == pytest.approx(runs.losses(f"{dtype}-zero2"), abs=1e-3)
 
 
 def assert_held(runs: Runs, name: str, base: float, network: float) -> None:
     """Assert that each process holds so many bytes for each number."""
-    (whole,) = runs.held("mend-one" if name.startswith("bfloat16") else reference(name))
+    (whole,) = runs.held("mend-one" if name.startswith(HALF_PRECISION) else reference(name))
     assert [held["process"] for held in runs.held(name)] == [0, 1]
     for held in runs.held(name):
         assert held["base_bytes"] == pytest.approx(base * whole["base_parameters"], rel=0.01)

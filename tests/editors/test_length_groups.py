@@ -37,13 +37,16 @@ def gradients(logits: list[Tensor], edit: LowRankEdit) -> list[Tensor]:
     return list(torch.autograd.grad(loss, [update.u for update in edit.updates.values()]))
 
 
+@pytest.mark.parametrize("one_pass", [False, True])
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logits_and_gradients_are_those_of_each_batch_by_itself(architecture: str, side: PaddingSide) -> None:
+def test_logits_and_gradients_are_those_of_each_batch_by_itself(
+    architecture: str, side: PaddingSide, one_pass: bool
+) -> None:
     lm = FrozenLM(tiny_model(architecture), num_blocks=2)
     edit, parts = trained(lm), batches(side)
     hidden = lm.prefix(parts)
-    found = lm.logits_together(parts, edit, hidden)
+    found = lm.logits_together(parts, edit, hidden, one_pass=one_pass)
     wanted = [lm.logits(tokens, edit, states) for tokens, states in zip(parts, hidden, strict=True)]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(found, edit), gradients(wanted, edit), rtol=1e-5, atol=1e-5)
@@ -78,6 +81,11 @@ def test_little_padding_is_computed_and_the_head_runs_once() -> None:
     assert len(computed) == 2
     assert sum(computed) < 1.1 * real < sum(tokens.input_ids.numel() for tokens in parts) / 2
     assert scored == [0, sum(len(tokens.targets) for tokens in parts)]
+
+
+def test_one_pass_is_one_group() -> None:
+    (group,) = length_groups(batches(), [None, None], one_pass=True)
+    assert group.tokens.num_texts == sum(map(len, LENGTHS))
 
 
 def test_groups_hold_every_text_and_answer_once() -> None:

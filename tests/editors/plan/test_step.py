@@ -72,7 +72,7 @@ def test_zero3_gathers_the_prefix_once_and_edited_blocks_for_each_pass(plan_of: 
     real.configure_model()
     blocks = [sum(p.nbytes for p in block.parameters()) for block in real.frozen.model.model.layers]
     edited, below, outside = sum(blocks[-2:]), sum(blocks[:-2]), plan.size.base_outside
-    # Captured forward and backward, paraphrases and locality together likewise, locality once without the edit: 5 times.
+    # Captured forward and backward, paraphrases with locality texts likewise, locality once without the edit: 5 times.
     # What is below the lowest site is not run backward: 3 times. Embeddings are also read for the prefix.
     assert below + 3 * edited + 3 * outside / 2 <= plan.step.base_read <= below + 5 * edited + 6 * outside
     assert plan.step.parts["edited passes"] > 0
