@@ -43,6 +43,9 @@ class Edit(Protocol):
     def keeps_prefix(self) -> bool:
         """Whether the blocks below the lowest edit site compute the same with the edit as without."""
 
+    def may_change(self, texts: TokenBatch) -> Tensor:
+        """`[B]` booleans: could the model answer the text otherwise with the edit than without it?"""
+
     @property
     def num_episodes(self) -> int:
         """E."""
@@ -147,6 +150,10 @@ class LowRankEdit:
     def keeps_prefix(self) -> bool:
         """True: only sites compute differently."""
         return True
+
+    def may_change(self, texts: TokenBatch) -> Tensor:
+        """True for every text: weights differ."""
+        return torch.ones(texts.num_texts, dtype=torch.bool, device=texts.input_ids.device)
 
     @property
     def num_episodes(self) -> int:

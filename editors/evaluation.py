@@ -5,7 +5,7 @@ Shape legend: E episodes, N answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,8 @@ class Evaluator:
         probes = {name: own.get(name, own["reliability"]) for name in names}
         passes = _Passes(editor.frozen, probes, keep=generate)
         edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, passes.hidden["reliability"])
-        base, edited = passes.run(None), passes.run(edit)
+        base = passes.run(None)
+        edited = passes.run(edit, base)
         before, after = ({name: run.logits[name] for name in own} for run in (base, edited))
         values = _forced_scores(own, before, after, batch.num_episodes)
         values |= _losses(editor, own, before, after, batch.num_episodes)
@@ -85,11 +86,14 @@ class _Run:
         edit: the edit.
         logits: `[N, V]` by probe.
         begun: by probe what generation can go on from; `None` if it has to start from the prompts.
+        changed: by probe `[B]` booleans, which texts were run; the others have the base model's logits and answers.
+            `None`: all of them.
     """
 
     edit: Edit | None
     logits: dict[str, Tensor]
     begun: dict[str, Begun] | None
+    changed: dict[str, Tensor] | None = None
 
 
 class _Passes:
@@ -108,14 +112,32 @@ class _Passes:
         hidden = frozen.prefix(list(probes.values()), None if self._kept is None else list(self._kept.values()))
         self.hidden = dict(zip(probes, hidden, strict=True))
 
-    def run(self, edit: Edit | None) -> _Run:
-        """The blocks above the prefix and the head; all blocks, and nothing kept, if the edit changes those below."""
+    def run(self, edit: Edit | None, base: _Run | None = None) -> _Run:
+        """The blocks above the prefix and the head; all blocks, and nothing kept, if the edit changes those below.
+
+        Args:
+            edit: run with this edit.
+            base: what was run without it, for texts that it cannot change.
+        """
+        # Processes that share the model have to run equally many passes, whatever each edit changes.
+        if edit is not None and not edit.keeps_prefix and base is not None and not self._frozen.is_shared:
+            return self._run_changed(edit, base)
         if self._kept is None or not (edit is None or edit.keeps_prefix):
             logits = {n: self._frozen.logits(t, edit, self.hidden[n]) for n, t in self._probes.items()}
             return _Run(edit, logits, None)
         kept = {name: below.branch() for name, below in self._kept.items()}
         logits = {n: self._frozen.logits(t, edit, self.hidden[n], kept[n]) for n, t in self._probes.items()}
         return _Run(edit, logits, {n: Begun(logits[n].argmax(dim=-1), kept[n]) for n in logits})
+
+    def _run_changed(self, edit: Edit, base: _Run) -> _Run:
+        """All blocks for the texts that the edit may change."""
+        changed = {name: edit.may_change(tokens) for name, tokens in self._probes.items()}
+        logits = {}
+        for name, tokens in self._probes.items():
+            logits[name] = base.logits[name].clone()
+            if changed[name].any():
+                logits[name][changed[name][tokens.rows]] = self._frozen.logits(tokens.select(changed[name]), edit)
+        return _Run(edit, logits, None, changed)
 
 
 def _probes(batch: EditBatch) -> dict[str, TokenBatch]:
@@ -178,7 +200,7 @@ def _generated_scores(
 ) -> dict[str, _Values]:
     """Free-generation measures of every promise that is `own`, before and after the edit; all `probes` are run."""
     befores = _continuations(editor.frozen, editor.tokenizer, probes, base)
-    afters = _continuations(editor.frozen, editor.tokenizer, probes, edited)
+    afters = _continuations(editor.frozen, editor.tokenizer, probes, edited, befores)
     values: dict[str, _Values] = {}
     for (name, tokens), before, after in zip(probes.items(), befores, afters, strict=True):
         if name not in own:
@@ -196,9 +218,29 @@ def _generated_scores(
 
 
 def _continuations(
-    frozen: FrozenLM, tokenizer: PreTrainedTokenizerBase, probes: dict[str, TokenBatch], run: _Run
+    frozen: FrozenLM,
+    tokenizer: PreTrainedTokenizerBase,
+    probes: dict[str, TokenBatch],
+    run: _Run,
+    befores: Sequence[list[str]] = (),
 ) -> list[list[str]]:
-    """What the model says after each prompt, greedily, a few tokens past the answer's length; for each batch."""
+    """What the model says after each prompt, greedily, a few tokens past the answer's length; for each batch.
+
+    Args:
+        frozen: the base model.
+        tokenizer: its tokenizer.
+        probes: the texts.
+        run: the passes over them.
+        befores: what it said without the edit, for texts that the run has left out.
+    """
     begun = None if run.begun is None else [run.begun[name] for name in probes]
-    generated = frozen.generate(list(probes.values()), run.edit, EXTRA_TOKENS, begun)
-    return [tokenizer.batch_decode(texts, skip_special_tokens=True) for texts in generated]
+    if run.changed is None:
+        generated = frozen.generate(list(probes.values()), run.edit, EXTRA_TOKENS, begun)
+        return [tokenizer.batch_decode(texts, skip_special_tokens=True) for texts in generated]
+    chosen = [tokens.select(run.changed[name]) for name, tokens in probes.items()]
+    texts = []
+    for name, before, ids in zip(probes, befores, frozen.generate(chosen, run.edit, EXTRA_TOKENS), strict=True):
+        new = iter(tokenizer.batch_decode(ids, skip_special_tokens=True))
+        changed = run.changed[name].tolist()
+        texts.append([next(new) if own else old for own, old in zip(changed, before, strict=True)])
+    return texts

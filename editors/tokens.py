@@ -194,6 +194,25 @@ class TokenBatch:
         keep[-1:] = False
         return replace(self, positions=self.positions[keep], targets=self.targets[keep], rows=self.rows[keep])
 
+    def select(self, chosen: Tensor) -> TokenBatch:
+        """Some of the texts, as wide as before.
+
+        Args:
+            chosen: `[B]` booleans.
+        """
+        answers = chosen[self.rows]
+        rows = (chosen.cumsum(dim=0) - 1)[self.rows[answers]]
+        width = (self.input_ids if self.labels is None else self.labels).shape[1]
+        return TokenBatch(
+            self.input_ids[chosen],
+            self.attention_mask[chosen],
+            rows * width + self.positions[answers] % width,
+            self.targets[answers],
+            rows,
+            self.episode[chosen],
+            None if self.labels is None else self.labels[chosen],
+        )
+
     def to(self, device: torch.device | str, **kwargs: Any) -> TokenBatch:
         """A copy on `device`; Lightning calls this."""
         return self._map(lambda tensor: tensor.to(device, **kwargs))

@@ -50,6 +50,11 @@ class MemoryEdit:
         """False: a context before a text changes its hidden states in every block."""
         return False
 
+    def may_change(self, texts: TokenBatch) -> Tensor:
+        """Which texts are in scope. For the others, hard routing leaves the base model as it is."""
+        prompts = self.network.decode(texts.prompt_ids())
+        return self.in_scope(self.route(prompts, texts.episode.tolist())).to(texts.input_ids.device)
+
     @property
     def num_episodes(self) -> int:
         """E."""
@@ -134,6 +139,10 @@ class MemoryEdit:
             )
         with self.network.counterfactual.passes(self, model, episode, texts).hooked():
             yield
+
+    def in_scope(self, routes: Routes) -> Tensor:
+        """`[B]` booleans: does the counterfactual model answer, alone or (soft routing) beside the base model?"""
+        return routes.log_score.exp() > (0 if self.routing == "soft" else self.network.threshold)
 
     @torch.no_grad()
     def route(self, prompts: Sequence[str], episode: Sequence[int]) -> Routes:

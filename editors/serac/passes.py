@@ -126,7 +126,7 @@ class Passes(ABC):
         self.prompts = self.network.decode(prompts)
         routes = self.edit.route(self.prompts, episode)
         self.log_score = routes.log_score
-        self.chosen = self.log_score.exp() > (0 if self.soft else self.network.threshold)
+        self.chosen = self.edit.in_scope(routes)
         self.active = bool(self.chosen.any())
         pairs = zip(self.chosen.tolist(), routes.nearest, strict=True)
         self.requests = [request if use else None for use, request in pairs]

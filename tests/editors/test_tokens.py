@@ -22,7 +22,7 @@ from editors.tokens import (
     encode_answers,
     encoding_faults,
 )
-from tests.tiny_models import random_batch
+from tests.tiny_models import random_batch, random_texts
 
 CORPUS = (
     "The capital of France is Paris",
@@ -343,3 +343,16 @@ def test_an_ordinary_batch_is_not_copied() -> None:
 def test_token_counts_tell_real_from_padded() -> None:
     # Less the last answer token of each text.
     assert edit_batch().token_counts() == (2 + 4 + 3 + 3 + 1 + 5, 2 * 4 + 2 * 3 + 2 * 5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_selected_texts_are_those_of_a_batch_without_the_others(side: PaddingSide) -> None:
+    chosen = torch.tensor([False, True, False, True])
+    texts = random_texts((7, 5, 3, 6))
+    found = collate_texts(texts, (0, 1, 1, 2), 0, side).select(chosen)
+    wanted = collate_texts([texts[1], texts[3]], (1, 2), 0, side)
+    assert found.prompt_ids() == wanted.prompt_ids()
+    assert found.answer_ids() == wanted.answer_ids()
+    assert found.episode.tolist() == [1, 2]
+    assert found.input_ids.flatten()[found.positions].tolist() == wanted.input_ids.flatten()[wanted.positions].tolist()
+    assert collate_texts(texts, (0, 1, 1, 2), 0, side).select(~chosen & chosen).num_texts == 0
