@@ -202,6 +202,11 @@ class Editor(LightningModule):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Free the gradients of the step before; Lightning would do that only between forward and backward pass."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.optimizer_zero_grad(self.current_epoch, batch_idx, self.trainer.optimizers[0])
+
     def training_step(self, batch: EditBatch, _: int) -> Tensor:
         """One step over E independent episodes."""
         losses = self.episode_losses(batch)

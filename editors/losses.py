@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+_ROWS_AT_ONCE = 16
+
 
 def episode_means(values: Tensor, episode: Tensor, num_episodes: int) -> tuple[Tensor, Tensor]:
     """Mean of `values` `[N]` over the tokens of each episode.
@@ -58,16 +60,16 @@ def locality_kl(base_logits: Tensor, edited_logits: Tensor) -> Tensor:
 class _Divergence(torch.autograd.Function):
     """`locality_kl`, which keeps one `[N, V]` tensor for the backward pass where torch's own functions keep four.
 
-    With a vocabulary of 50,000 and more, they would be among the largest tensors of a training step.
+    With a vocabulary of 50,000 and more, they would be among the largest tensors of a training step. So would what is
+    computed on the way: it is there for a few rows at a time only.
     """
 
     @staticmethod
     def forward(ctx: Any, base_logits: Tensor, edited_logits: Tensor) -> Tensor:
-        base = base_logits.float().log_softmax(dim=-1)
-        edited = edited_logits.float().log_softmax(dim=-1)
-        probability = base.exp()
-        divergence = base.sub_(edited).mul_(probability).sum(dim=-1)
-        ctx.save_for_backward(edited.exp_().sub_(probability))
+        difference = torch.empty_like(edited_logits, dtype=torch.float32)
+        parts = (tensor.split(_ROWS_AT_ONCE) for tensor in (base_logits, edited_logits, difference))
+        divergence = torch.cat([_divergence(*rows) for rows in zip(*parts, strict=True)])
+        ctx.save_for_backward(difference)
         ctx.dtype = edited_logits.dtype
         return divergence
 
@@ -76,6 +78,16 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (difference,) = ctx.saved_tensors
         return None, (gradient.unsqueeze(-1) * difference).to(ctx.dtype)
+
+
+def _divergence(base_logits: Tensor, edited_logits: Tensor, difference: Tensor) -> Tensor:
+    """`[N]` divergence of some rows; fills `difference` `[N, V]` with the edited probabilities less the base ones."""
+    base = base_logits.float().log_softmax(dim=-1)
+    edited = edited_logits.float().log_softmax(dim=-1)
+    probability = base.exp()
+    divergence = base.sub_(edited).mul_(probability).sum(dim=-1)
+    difference.copy_(edited.exp_().sub_(probability))
+    return divergence
 
 
 def mean_over_present(means: Tensor, present: Tensor) -> Tensor:

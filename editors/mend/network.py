@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from editors.autocast import without_autocast
 from editors.edits import LowRankEdit, SiteUpdate
@@ -57,6 +58,29 @@ class MENDConfig:
             raise EditorError(f"key_ridge must be above 0, got {self.key_ridge}; null is the paper's MEND, without one")
 
 
+class _ScaledBySite(torch.autograd.Function):
+    """`max(0, scale_s * x + shift_s)`, which keeps one `[N, D]` tensor for the backward pass: `x`.
+
+    torch's own functions keep three, which together are 40 % of what a step keeps of a transform.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, site: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale, shift, site)
+        return torch.addcmul(shift[site], scale[site], x).clamp_(min=0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, scale, shift, site = ctx.saved_tensors
+        own_scale = scale[site]
+        # At 0 too, unlike relu's: a block that starts at zero would never learn.
+        passed = gradient * (torch.addcmul(shift[site], own_scale, x) >= 0)
+        # [S, N]: the sum over each site's rows as a product, whose order of summation is the same every time.
+        of_site = nn.functional.one_hot(site, len(scale)).to(passed.dtype).T
+        return passed * own_scale, of_site @ (passed * x), of_site @ passed, None
+
+
 class LowRankBlock(nn.Module):
     """`h + max(0, scale_s * (U V h + bias) + shift_s)` with one scale and shift for each of S sites.
 
@@ -78,8 +102,8 @@ class LowRankBlock(nn.Module):
     def forward(self, h: Tensor, site: Tensor) -> Tensor:
         """`h` `[N, D]`, `site` `[N]` index of each row's site among those that share this block. Returns `[N, D]`."""
         low_rank = nn.functional.linear(nn.functional.linear(h, self.v), self.u, self.bias)
-        # clamp, not relu: its gradient at exactly 0 is 1, without which a block that starts at zero never learns.
-        return h + (self.scale[site] * low_rank + self.shift[site]).clamp(min=0)
+        scaled: Tensor = _ScaledBySite.apply(low_rank, self.scale, self.shift, site)
+        return h + scaled
 
 
 class _Transform(nn.Module):

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from editors.losses import locality_kl
 
-ANSWERS, VOCABULARY = 5, 97
+# More answers than are worked on at once.
+ANSWERS, VOCABULARY = 37, 97
 
 
 def logits(dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -279,6 +279,43 @@ def test_the_clamp_lets_a_gradient_through_at_zero() -> None:
     close(block.bias.grad, torch.full((3,), 4.0))
 
 
+def random_block_and_rows() -> tuple[LowRankBlock, Tensor, Tensor]:
+    """A block of three sites with random weights, `h` `[N, D]` and `site` `[N]`."""
+    generator = torch.Generator().manual_seed(0)
+    block = LowRankBlock(width=5, rank=3, num_sites=3).double()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    h = torch.randn(8, 5, generator=generator).double().requires_grad_()
+    return block, h, torch.tensor([0, 0, 2, 2, 2, 0, 1, 2])
+
+
+def test_a_block_has_the_gradients_of_torchs_own_functions() -> None:
+    block, h, site = random_block_and_rows()
+    low_rank = torch.nn.functional.linear(torch.nn.functional.linear(h, block.v), block.u, block.bias)
+    expected = h + (block.scale[site] * low_rank + block.shift[site]).clamp(min=0)
+    found = block(h, site)
+    assert 0 < (found == h).double().mean() < 1, "the clamp must have let some through"
+    close(found, expected)
+    weights = torch.arange(40.0).double().reshape(8, 5)
+    wanted, own = (torch.autograd.grad((weights * y).sum(), [h, *block.parameters()]) for y in (expected, found))
+    for one, other in zip(own, wanted, strict=True):
+        close(one, other)
+
+
+def test_a_block_keeps_two_tensors_of_full_width() -> None:
+    block, h, site = random_block_and_rows()
+    kept: dict[int, tuple[int, ...]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tuple(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        block(h, site)
+    assert sum(shape == h.shape for shape in kept.values()) == 2
+
+
 def test_the_clamp_is_on_the_last_block_too() -> None:
     transform = FactorTransform(3, 2, 1, config(normalise=False))
     with torch.no_grad():
