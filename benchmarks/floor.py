@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import cpu_seconds
+from benchmarks.measure import cpu_seconds, learn_texts
 from editors.base import Editor
-from editors.prefix_store import PrefixCache
 from editors.tokens import EditBatch
 
 _WIDTH = 1024
@@ -17,9 +16,10 @@ _REPEATS = 20
 
 
 def floor_operations(editor: Editor, episodes: Sequence[EditBatch]) -> float:
-    """Floating-point operations of a training edit: capture, hypernetwork, edited passes, and their backward passes.
+    """Floating-point operations of a training edit: hypernetwork, edited passes, and their backward passes.
 
-    The frozen prefix is not counted. Nor is padding: every episode is a batch of its own.
+    What a cache keeps is not counted: frozen prefix, capture, the base model's answers but for the head. Nor is
+    padding: every episode is a batch of its own.
 
     Args:
         editor: its normaliser's statistics move.
@@ -28,10 +28,9 @@ def floor_operations(editor: Editor, episodes: Sequence[EditBatch]) -> float:
     Returns:
         The mean over the episodes; a multiplication and an addition are two operations.
     """
-    editor.frozen.keep_prefixes(PrefixCache())
+    learn_texts(editor, episodes)
     counted = 0
     for batch in episodes:
-        editor.frozen.prefix([batch.edit, batch.rephrase, batch.locality])
         with FlopCounterMode(display=False) as counter:
             editor.episode_losses(batch).total.backward()
         counted += counter.get_total_flops()

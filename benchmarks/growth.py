@@ -2,9 +2,9 @@
 
 One size at a time is changed: blocks of the base model, edited blocks, rank of MEND's transform, episodes in a step,
 tokens in a text. The others stay at the reference: the middle of their values, and all blocks. (A size that is given
-one value is not changed.) Every step is measured without a prefix cache ("cold") and with one that knows the texts
-("warm"). The texts mean nothing, and all have the same length. Every cost is in units on the whole base model, so that
-those of cut models can be compared.
+one value is not changed.) Every step is measured without a cache ("cold") and with one that knows the texts, factors
+included ("warm"). The texts mean nothing, and all have the same length. Every cost is in units on the whole base model,
+so that those of cut models can be compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
 
-from benchmarks.measure import UnitPass, cpu_seconds
+from benchmarks.measure import UnitPass, cpu_seconds, learn_texts
 from benchmarks.processes import with_words
 from benchmarks.setting import Setting, quieten, save_result
 from editors.base_model import load_base_model
@@ -32,9 +31,8 @@ from editors.errors import UsageError
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.plan.skeleton import BatchSize
-from editors.prefix_store import PrefixCache
 from editors.sites import find_blocks
-from editors.tokens import EditBatch, EncodedText
+from editors.tokens import EncodedText
 
 # As in configs/mend.yaml.
 _CLIP = 100.0
@@ -79,7 +77,7 @@ class Cost:
 
     Args:
         size: of the step.
-        cold: without a prefix cache.
+        cold: without a cache.
         warm: with one that knows all texts.
         unit: CPU-seconds of a unit, the mean of the one before and the one after.
     """
@@ -169,9 +167,8 @@ class _Training:
         self._batch = with_words(words, model.config.get_text_config().vocab_size)
 
     def warm_up(self) -> None:
-        """Let the prefix cache know the texts."""
-        self._editor.frozen.keep_prefixes(PrefixCache())
-        self._editor.frozen.prefix(_parts(self._batch))
+        """Let the cache know the texts."""
+        learn_texts(self._editor, [self._batch])
 
     def median_seconds(self, steps: int) -> float:
         """Median CPU-seconds of some steps, after one that is not counted."""
@@ -183,10 +180,6 @@ class _Training:
         nn.utils.clip_grad_norm_(self._editor.network.parameters(), _CLIP)
         self._optimizer.step()
         self._optimizer.zero_grad()
-
-
-def _parts(batch: EditBatch) -> list[Any]:
-    return [batch.edit, batch.rephrase, batch.locality]
 
 
 def result_table(costs: Mapping[str, Sequence[Cost]]) -> Table:

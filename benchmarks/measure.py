@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from editors.tokens import EncodedText
+from editors.base import Editor
+from editors.tensor_store import PrefixCache
+from editors.tokens import EditBatch, EncodedText, TokenBatch
+
+# Room for the texts of any benchmark.
+_CACHE = PrefixCache(megabytes=4096, factors=True)
 
 
 class PhaseClock:
@@ -99,6 +104,26 @@ class UnitPass:
     def _pass(self) -> None:
         self._model.zero_grad(set_to_none=True)
         self._model(input_ids=self._ids, labels=self._ids).loss.backward()
+
+
+def learn_texts(editor: Editor, batches: Iterable[EditBatch]) -> None:
+    """Keep all that the frozen model computes on some training batches, as it is kept after a first epoch.
+
+    Args:
+        editor: forgets what it kept before.
+        batches: its training batches.
+    """
+    frozen = editor.frozen
+    frozen.use_cache(_CACHE)
+    for batch in batches:
+        edit, _, locality = frozen.prefix(training_texts(batch))
+        frozen.capture(batch.edit, batch.num_episodes, edit)
+        frozen.base_logits(batch.locality, locality)
+
+
+def training_texts(batch: EditBatch) -> list[TokenBatch]:
+    """Edit prompts, paraphrases and locality texts."""
+    return [batch.edit, batch.rephrase, batch.locality]
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

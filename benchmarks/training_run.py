@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.floor import floor_operations, operations_per_second
-from benchmarks.measure import PhaseClock, UnitPass
+from benchmarks.measure import PhaseClock, UnitPass, learn_texts, training_texts
 from benchmarks.setting import Setting, quieten
 from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
 from editors.length_groups import length_groups
 from editors.mend.module import MEND
-from editors.prefix_store import PrefixCache
 from editors.sites import find_blocks
 from editors.text_groups import Compact
-from editors.tokens import EditBatch, TokenBatch
+from editors.tokens import EditBatch
 
 PHASES = ("data", "prefix", "capture", "transform", "edited forward", "backward", "optimizer", "other")
 # The first steps are the ones with most padded tokens among this many, so that the peak memory is that of a long run.
@@ -68,8 +67,8 @@ class TrainingRun:
 
     Args:
         episodes: episodes in each step.
-        warm: whether the prefix cache knew all texts.
-        floor: CPU-seconds that an edit's arithmetic without the prefix takes at the rate of a large matrix product.
+        warm: whether the cache knew all texts.
+        floor: CPU-seconds that the arithmetic of an edit of known texts takes at the rate of a large matrix product.
         loaded: memory once base model and hypernetwork are loaded.
         peak: most memory in a step.
         process_peak: most memory in the process's life, loading included.
@@ -127,7 +126,7 @@ def measure_training(setting: Setting, episodes: int, steps: int, warmup: int, *
         episodes: episodes in a step.
         steps: timed steps.
         warmup: steps before.
-        warm: let the prefix cache know all texts beforehand, as in later epochs; otherwise there is none.
+        warm: let a cache know all texts beforehand, as in later epochs, factors included; otherwise there is none.
     """
     quieten()
     editor, data = setting.editor(), setting.data(episodes)
@@ -135,9 +134,7 @@ def measure_training(setting: Setting, episodes: int, steps: int, warmup: int, *
     timer = _StepTimer(run, UnitPass(editor.frozen.model, setting.unit_text(data)), warmup)
     dataset, numbers = data.train_dataloader().dataset, _numbers(data, warmup)
     if warm:
-        editor.frozen.keep_prefixes(PrefixCache())
-        for each in numbers[: warmup + steps]:
-            editor.frozen.prefix(_parts(dataset[each]))
+        learn_texts(editor, (dataset[each] for each in numbers[: warmup + steps]))
     with timer.attached(editor), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
@@ -160,10 +157,6 @@ def _numbers(data: EditDataModule, warmup: int) -> list[EpisodeNumbers]:
     return [*largest, *drawn]
 
 
-def _parts(batch: EditBatch) -> list[TokenBatch]:
-    return [batch.edit, batch.rephrase, batch.locality]
-
-
 def _computed_tokens(batch: EditBatch) -> int:
     """Tokens that the blocks above the prefix compute, padding included; the unedited locality pass is not counted."""
     together = length_groups([batch.rephrase, batch.locality], [None, None])
@@ -171,7 +164,7 @@ def _computed_tokens(batch: EditBatch) -> int:
 
 
 def _distinct_tokens(batch: EditBatch) -> int:
-    return sum(map(len, {text for part in _parts(batch) for text in Compact(part).texts}))
+    return sum(map(len, {text for part in training_texts(batch) for text in Compact(part).texts}))
 
 
 class _StepTimer(Callback):

@@ -1,8 +1,8 @@
 """What a training step costs: `python -m benchmarks.training_step [--path DIR] [--episodes 1 8 16 32] [--output FILE]`.
 
-Each number of episodes is measured without a prefix cache ("cold") and with one that knows all texts ("warm").
-Each number of episodes is measured in a process of its own, so that the peak memory of one does not hide another's; the
-peak is read before the first unit runs, because a unit holds the gradients of all weights.
+Each number of episodes is measured without a cache ("cold") and with one that knows all texts, factors included
+("warm"). Each is measured in a process of its own, so that the peak memory of one does not hide another's; the peak is
+read before the first unit runs, because a unit holds the gradients of all weights.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--warmup", type=int, default=4, help="steps before, with the largest batches; the peak is theirs"
     )
-    parser.add_argument("--cache", nargs="+", choices=("cold", "warm"), default=["cold", "warm"], help="prefix cache")
+    parser.add_argument("--cache", nargs="+", choices=("cold", "warm"), default=["cold", "warm"], help="what is kept")
     add_options(parser)
     options = parser.parse_args(arguments)
     setting, console = setting_from(options), Console()

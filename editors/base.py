@@ -26,9 +26,9 @@ from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
-from editors.prefix_store import PrefixCache
 from editors.seq2seq import is_encoder_decoder
 from editors.sharding import whole, whole_shapes
+from editors.tensor_store import PrefixCache
 from editors.text_encoder import TextEncoder, text_encoder
 from editors.tokens import EditBatch, TokenBatch
 
@@ -78,7 +78,7 @@ class Editor(LightningModule):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
-        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next; `None` for nowhere.
+        prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
     """
 
     registered_name: ClassVar[str]
@@ -177,7 +177,7 @@ class Editor(LightningModule):
         model = self.load_model(self.base_model)
         self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
         if self.prefix_cache is not None:
-            self.frozen.keep_prefixes(self.prefix_cache)
+            self.frozen.use_cache(self.prefix_cache)
         self.network = self.build_network()
 
     def _divides_base(self) -> bool:
@@ -277,8 +277,7 @@ class Editor(LightningModule):
         if texts.num_texts == 0:
             zero = torch.zeros((), device=texts.input_ids.device)
             return zero, zero / zero
-        with torch.no_grad():
-            (base,) = self.frozen.logits_together([texts], None, [prefix])
+        base = self.frozen.base_logits(texts, prefix)
         loss = mean_over_present(*episode_means(locality_kl(base, edited), texts.answer_episode(), batch.num_episodes))
         shift = base.sub_(edited.detach()).abs_().max()
         missing = batch.locality.num_texts == 0
@@ -311,11 +310,10 @@ class Editor(LightningModule):
             )
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
-        """Write the prefixes that are not in a file yet, and say what the cache was good for."""
-        store = self.frozen.prefix_store
-        if store is not None:
+        """Write what is not in a file yet, and say what the cache was good for."""
+        for kind, store in self.frozen.stores.items():
             store.flush()
-            _LOG.info("Frozen prefix: %d of %d texts had been read before.", store.hits, store.hits + store.misses)
+            _LOG.info("Prefix cache, %s: %d of %d texts had come before.", kind, store.hits, store.hits + store.misses)
 
     # --- validation --------------------------------------------------------------------------------------------------
 

@@ -8,59 +8,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from editors.edit_signal import EditSignal, Factors
 from editors.edits import Edit, LowRankEdit
 from editors.errors import EditorError
 from editors.generation import Begun, generate
 from editors.key_values import KeyValues, text_in_cache
+from editors.known_answers import KnownAnswers
+from editors.known_factors import KnownFactors
 from editors.length_groups import length_groups
 from editors.lockstep import has_shards
 from editors.losses import answer_nll, episode_means
 from editors.output_gradients import output_gradients
 from editors.prefix import FrozenPrefix
-from editors.prefix_store import PrefixCache, PrefixStore
 from editors.seq2seq import EncoderDecoderInputs, is_encoder_decoder
 from editors.sites import block_index, find_stacks, linear_widths, resolve_sites
+from editors.tensor_store import PrefixCache, TensorStore, model_facts
 from editors.tokens import TokenBatch, token_positions
-
-
-@dataclass
-class Factors:
-    """Factors of one site's weight gradient: `dL/dW = sum over tokens of u delta^T`.
-
-    Args:
-        u: `[B, T, d_in]` the layer's input.
-        delta: `[B, T, d_out]` gradient of the edit loss with respect to the layer's output.
-    """
-
-    u: Tensor
-    delta: Tensor
-
-
-@dataclass
-class EditSignal:
-    """What the base model says about edit texts: all that a hypernetwork makes an edit from.
-
-    Args:
-        factors: for each site the factors of the edit loss's weight gradient, detached, in the base model's dtype; of a
-            float16 model `delta` is in float32.
-        tokens: the edit texts.
-        predicted: `[N]` the token ids the base model itself prefers at the answer positions.
-        loss: `[E]` edit loss before the edit, in nats per token, averaged over an episode's texts; zero without any.
-        num_episodes: E.
-    """
-
-    factors: dict[str, Factors]
-    tokens: TokenBatch
-    predicted: Tensor
-    loss: Tensor
-    num_episodes: int
 
 
 class _DecoderOnlyInputs:
@@ -117,7 +86,10 @@ class FrozenLM(nn.Module):
         self._inputs = model_inputs(model)
         name, blocks = next(iter(find_stacks(model).items()))
         depths = [block_index(site, name) for site in self.sites if site.startswith(f"{name}.")]
+        self._last_block = blocks[-1]
         self._prefix = FrozenPrefix(list(blocks), min(depths, default=len(blocks)), self._inputs.read)
+        self._answers: KnownAnswers | None = None
+        self._factors: KnownFactors | None = None
 
     def train(self, mode: bool = True) -> FrozenLM:  # noqa: ARG002
         """Stay in eval mode whatever the Trainer asks for: dropout in the base model would blur every factor."""
@@ -154,8 +126,10 @@ class FrozenLM(nn.Module):
         """
         return self._prefix.states(batches, kept, in_step=self.is_shared)
 
-    def keep_prefixes(self, cache: PrefixCache) -> None:
-        """Keep what `prefix` computes, and look it up when a text comes again.
+    # --- what is kept ------------------------------------------------------------------------------------------------
+
+    def use_cache(self, cache: PrefixCache) -> None:
+        """Keep what is computed on texts, and look it up when a text comes again.
 
         Raises:
             EditorError: the model is divided among processes.
@@ -165,12 +139,25 @@ class FrozenLM(nn.Module):
                 "model.prefix_cache needs a strategy that keeps the base model whole: processes that share it must run "
                 "equally many passes, whatever each has kept. Leave it out, or use DDP, ZeRO-1 or ZeRO-2"
             )
-        self._prefix.store = PrefixStore(cache, self.model, self.prefix_depth) if self.prefix_depth else None
+        facts = model_facts(self.model) | {"depth": self.prefix_depth}
+
+        def store(kind: str, **of_kind: Any) -> TensorStore:
+            return TensorStore(cache, self.model, {**facts, "kind": kind, **of_kind})
+
+        decoder_only = not is_encoder_decoder(self.model)
+        self._prefix.store = store("prefix") if self.prefix_depth else None
+        self._answers = KnownAnswers(store("answers"), self._states_at_answers) if decoder_only else None
+        self._factors = (
+            KnownFactors(store("factors", sites=self.sites, loss="mean NLL of a text's answer"), self._capture)
+            if decoder_only and cache.factors
+            else None
+        )
 
     @property
-    def prefix_store(self) -> PrefixStore | None:
-        """Where prefixes are kept; `None` where they are not."""
-        return self._prefix.store
+    def stores(self) -> dict[str, TensorStore]:
+        """What is kept, by kind."""
+        users = {"frozen prefix": self._prefix, "base model's answers": self._answers, "factors": self._factors}
+        return {kind: user.store for kind, user in users.items() if user is not None and user.store is not None}
 
     # --- forward passes ----------------------------------------------------------------------------------------------
 
@@ -241,6 +228,47 @@ class FrozenLM(nn.Module):
             for tokens, states in zip(batches, hidden, strict=True)
         ]
 
+    @torch.no_grad()
+    def base_logits(self, tokens: TokenBatch, hidden: Tensor | None = None) -> Tensor:
+        """Logits `[N, V]` of the unedited model at the positions that predict answer tokens.
+
+        With a cache, blocks are run only on texts that have not come before, and the head once for all.
+
+        Args:
+            tokens: the texts.
+            hidden: `[B, T, d]` from `prefix`.
+        """
+        if self._answers is None or not tokens.num_texts:
+            return self.logits_together([tokens], None, [hidden])[0]
+        return self._head(self._answers.states(tokens, hidden))
+
+    def _states_at_answers(self, tokens: TokenBatch, hidden: Tensor | None) -> Tensor:
+        """`[N, d]` what comes out of the last block at the positions that predict answer tokens."""
+        seen: list[Tensor] = []
+
+        def record(_: nn.Module, __: Any, output: Any) -> None:
+            states: Tensor = output[0] if isinstance(output, tuple) else output
+            seen.append(states.flatten(0, 1)[tokens.positions])
+
+        handle = self._last_block.register_forward_hook(record)
+        try:
+            self._run(tokens, None, hidden, None, lambda states: states[:, :0])
+        finally:
+            handle.remove()
+        return seen[0]
+
+    def _head(self, states: Tensor) -> Tensor:
+        """Logits `[N, V]` from states `[N, d]` after the last block.
+
+        The model's own forward runs, on N texts of one token, so what it does behind its blocks stays its own business.
+        """
+        numbers = torch.arange(len(states), device=states.device)
+        ids = numbers.new_zeros(len(states), 1)
+        tokens = TokenBatch(ids, torch.ones_like(ids), numbers, numbers, numbers, numbers)
+        with self._prefix.given(states.unsqueeze(1), tokens, after_all=True), self._head_at(tokens):
+            logits: Tensor = self.model(**self._inputs.arguments(tokens)).logits[0]
+        return logits
+
     def _no_logits(self, tokens: TokenBatch) -> Tensor:
         """`[0, V]`."""
         width = self.model.config.get_text_config(decoder=True).vocab_size
@@ -297,12 +325,21 @@ class FrozenLM(nn.Module):
             edit: run with this edit, to edit the edited model once more.
         """
         tokens = tokens.outside_inference_mode()
+        if edit is None and self._factors is not None:
+            with torch.inference_mode(mode=False):
+                return self._factors.signal(tokens, num_episodes, hidden)
+        return self._capture(tokens, num_episodes, hidden, edit)
+
+    def _capture(
+        self, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None, edit: Edit | None = None
+    ) -> EditSignal:
+        """`capture`, computed anew."""
         inputs: dict[str, Tensor] = {}
         probes: dict[str, Tensor] = {}
 
         def probe(site: str) -> Any:
             def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                inputs[site] = args[0].detach()
+                inputs[site] = args[0]
                 probes[site] = torch.zeros_like(output, requires_grad=True)
                 return output + probes[site]
 
@@ -320,8 +357,9 @@ class FrozenLM(nn.Module):
         # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer. An encoder's layers see the
         # prompt's tokens, a decoder's the answer's.
         shape = (tokens.num_texts, -1)
+        shared = {id(u): u.detach().reshape(*shape, u.shape[-1]) for u in inputs.values()}
         factors = {
-            site: Factors(inputs[site].reshape(*shape, inputs[site].shape[-1]), delta.reshape(*shape, delta.shape[-1]))
+            site: Factors(shared[id(inputs[site])], delta.reshape(*shape, delta.shape[-1]))
             for site, delta in zip(self.sites, deltas, strict=True)
         }
         return EditSignal(factors, tokens, logits.detach().argmax(dim=-1), loss, num_episodes)

@@ -24,22 +24,29 @@ class LengthGroup:
         tokens: the texts, padded on the right.
         hidden: `[B, T, d]` the frozen prefix of each; `None` without one.
         answers: `[N]` the number of each answer token among those of all batches.
+        rows: the number of each text among those of all batches.
     """
 
     tokens: TokenBatch
     hidden: Tensor | None
     answers: Tensor
+    rows: list[int]
 
 
 def length_groups(
-    batches: Sequence[TokenBatch], hidden: Sequence[Tensor | None], *, one_pass: bool = False
+    batches: Sequence[TokenBatch],
+    hidden: Sequence[Tensor | None],
+    chosen: Sequence[int] | None = None,
+    *,
+    one_pass: bool = False,
 ) -> list[LengthGroup]:
     """The texts of all batches, in groups that together cost the least.
 
     Args:
         batches: texts for a decoder-only model, padded on either side.
         hidden: the prefix `[B, T, d]` of each batch, or `None` for each.
-        one_pass: there is to be one group, whatever it costs; the host need not wait for any lengths then.
+        chosen: the numbers of some texts, to leave out the others.
+        one_pass: there is to be one group of all texts, whatever it costs; the host need not wait for any lengths then.
     """
     width = max(batch.input_ids.shape[1] for batch in batches)
     joined = _joined(batches, width)
@@ -48,11 +55,14 @@ def length_groups(
     ]
     prefix = torch.cat(states) if states else None
     if one_pass:
-        return [LengthGroup(joined, prefix, torch.arange(len(joined.targets), device=joined.targets.device))]
+        answers = torch.arange(len(joined.targets), device=joined.targets.device)
+        return [LengthGroup(joined, prefix, answers, list(range(joined.num_texts)))]
     lengths = joined.attention_mask.sum(dim=1).tolist()
+    wanted = range(joined.num_texts) if chosen is None else chosen
     extra = pass_cost(joined.input_ids.device)
-    found = groups(lengths, lambda count, length: extra + count * length)
-    return [_selected(joined, prefix, rows, max(lengths[row] for row in rows)) for rows in found]
+    found = groups([lengths[row] for row in wanted], lambda count, length: extra + count * length)
+    parts = [[wanted[place] for place in places] for places in found]
+    return [_selected(joined, prefix, rows, max(lengths[row] for row in rows)) for rows in parts]
 
 
 def _joined(batches: Sequence[TokenBatch], width: int) -> TokenBatch:
@@ -77,7 +87,7 @@ def _at_left(values: Tensor, batch: TokenBatch, width: int) -> Tensor:
     return pad(moved, [0, 0] * (values.dim() - 2) + [0, width - values.shape[1]])
 
 
-def _selected(joined: TokenBatch, prefix: Tensor | None, rows: Sequence[int], length: int) -> LengthGroup:
+def _selected(joined: TokenBatch, prefix: Tensor | None, rows: list[int], length: int) -> LengthGroup:
     """Some rows of `joined`, without the padding that they all have."""
     index = torch.tensor(rows, device=joined.rows.device)
     place = torch.full((joined.num_texts,), -1, device=index.device)
@@ -92,4 +102,4 @@ def _selected(joined: TokenBatch, prefix: Tensor | None, rows: Sequence[int], le
         own,
         joined.episode[index],
     )
-    return LengthGroup(tokens, None if prefix is None else prefix[index, :length], answers)
+    return LengthGroup(tokens, None if prefix is None else prefix[index, :length], answers, rows)

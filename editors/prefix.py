@@ -16,9 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from editors.key_values import KeyValues, text_in_cache
-from editors.prefix_store import PrefixStore
+from editors.tensor_store import TensorStore
 from editors.text_groups import Compact, Text, groups, pass_cost
 from editors.tokens import TokenBatch
+
+# What the store calls them.
+_STATES = "states"
 
 
 class FrozenPrefix:
@@ -41,7 +44,7 @@ class FrozenPrefix:
         self._run = run
         self._relative = _relative_attention(self._blocks[0])
         self._block_returns_tuple: bool | None = None
-        self.store: PrefixStore | None = None
+        self.store: TensorStore | None = None
 
     @torch.no_grad()
     def states(
@@ -71,7 +74,7 @@ class FrozenPrefix:
         if self.store is None:
             return {}
         looked_up = [(ids, self.store.get(ids)) for ids in texts]
-        return {ids: states.to(device, non_blocking=True) for ids, states in looked_up if states is not None}
+        return {ids: found[_STATES].to(device, non_blocking=True) for ids, found in looked_up if found is not None}
 
     @torch.no_grad()
     def _read(self, texts: Sequence[Text], device: torch.device, keys: dict[Text, Tensor] | None) -> dict[Text, Tensor]:
@@ -105,25 +108,40 @@ class FrozenPrefix:
             keys |= {text: text_in_cache(cache, row, slice(len(text))) for row, text in enumerate(texts)}
         if keys is None and self.store is not None:
             for text, state in states.items():
-                self.store.put(text, state)
+                self.store.put(text, {_STATES: state})
         return states
 
     @contextmanager
-    def given(self, hidden: Tensor | None, tokens: TokenBatch) -> Iterator[None]:
+    def given(self, hidden: Tensor | None, tokens: TokenBatch, *, after_all: bool = False) -> Iterator[None]:
         """Inside this context the blocks below the edit hand on `hidden` unread; with `None` they compute as ever.
 
         Args:
             hidden: `[B, T, d]` from `states`, of this or of another `FrozenPrefix` of the same model and depth.
             tokens: the texts that `hidden` belongs to.
+            after_all: `hidden` is what comes out of the last block, and all blocks hand it on.
         """
         if hidden is None:
             yield
             return
         if self._block_returns_tuple is None:
             # `hidden` was kept from elsewhere: only a forward pass tells what the blocks return.
-            self._read(Compact(tokens).texts[:1], hidden.device, None)
-        with self._skipping(self._blocks[: self.depth], hidden):
+            self._run_first_block(tokens)
+        with self._skipping(self._blocks if after_all else self._blocks[: self.depth], hidden):
             yield
+
+    @torch.no_grad()
+    def _run_first_block(self, tokens: TokenBatch) -> None:
+        """Learn on one text what the blocks return."""
+
+        def record(_: nn.Module, __: Any, output: Any) -> None:
+            self._block_returns_tuple = isinstance(output, tuple)
+
+        handle = self._blocks[0].register_forward_hook(record)
+        try:
+            with self._skipping(self._blocks[1:]):
+                self._run(tokens.input_ids[:1], tokens.attention_mask[:1], None)
+        finally:
+            handle.remove()
 
     @contextmanager
     def _skipping(self, blocks: Iterable[nn.Module], hidden: Tensor | None = None) -> Iterator[None]:

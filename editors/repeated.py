@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from editors.edit_signal import EditSignal
 from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import EditSignal, FrozenLM
+from editors.frozen import FrozenLM
 from editors.tokens import TokenBatch
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from editors.edit_signal import Factors
 from editors.edits import SiteUpdate
-from editors.frozen import Factors
 
 
 def gradient_places(factors: Mapping[str, Factors]) -> dict[str, Tensor]:

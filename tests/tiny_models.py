@@ -29,8 +29,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from editors.edit_signal import EditSignal, Factors
 from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import EditSignal, Factors
 from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
 
 VOCABULARY = 96

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from editors.frozen import EditSignal
+from editors.edit_signal import EditSignal
 
 # As in "Paris >> Cairo || What is the capital of France?". Most tokenizers put the space into the word after it.
 SEPARATORS = (" >>", " ||")

@@ -18,8 +18,8 @@ from editors.ke.condition import SEPARATORS
 from editors.ke.constraint import Constraint, Margin, update_norm
 from editors.ke.network import KEConfig, KENetwork, KEShape
 from editors.losses import answer_nll
-from editors.prefix_store import PrefixCache
 from editors.sharding import whole
+from editors.tensor_store import PrefixCache
 from editors.tokens import EditBatch
 
 
@@ -44,7 +44,7 @@ class KE(Editor):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
-        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next; `None` for nowhere.
+        prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
 
     Raises:
         EditorError: `smoothing` is not in [0, 1).

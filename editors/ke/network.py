@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from editors.autocast import without_autocast
+from editors.edit_signal import EditSignal, Factors
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.errors import EditorError
-from editors.frozen import EditSignal, Factors
 from editors.ke.condition import ConditionEncoder, condition_ids
 from editors.normaliser import RunningNormaliser
 from editors.rows import gradient_places, gradient_rows, pad_episodes

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
 from editors.mend.network import MENDConfig, MENDNetwork
-from editors.prefix_store import PrefixCache
+from editors.tensor_store import PrefixCache
 
 
 class MEND(Editor):
@@ -24,7 +24,7 @@ class MEND(Editor):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
-        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next; `None` for nowhere.
+        prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
     """
 
     registered_name = "mend"

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from editors.autocast import without_autocast
+from editors.edit_signal import EditSignal
 from editors.edits import LowRankEdit, SiteUpdate
 from editors.errors import EditorError
-from editors.frozen import EditSignal
 from editors.mend.keys import decorrelated_keys
 from editors.normaliser import RunningNormaliser
 from editors.rows import gradient_places, gradient_rows, pad_episodes

@@ -19,13 +19,13 @@ from editors.base_model import BaseModelConfig
 from editors.edits import Edit
 from editors.errors import EditorError
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
-from editors.prefix_store import PrefixCache
 from editors.requests import EditRequest
 from editors.serac.counterfactual.interface import mix
 from editors.serac.mining import MinedNegatives
 from editors.serac.network import SERACConfig, SERACNetwork
 from editors.serac.pairs import EditPairs
 from editors.serac.scope import best_threshold, scope_loss
+from editors.tensor_store import PrefixCache
 from editors.tokens import EditBatch, TokenBatch
 
 
@@ -48,7 +48,7 @@ class SERAC(Editor):
         lr_schedule: course of all learning rates after the warm-up.
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
-        prefix_cache: where hidden states of the frozen blocks are kept from one epoch to the next; `None` for nowhere.
+        prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
 
     Raises:
         EditorError: a number of negatives is below 0.

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from editors.base_model import weights_hash
+from editors.edit_signal import Factors
 from editors.edits import LowRankEdit
-from editors.frozen import Factors, FrozenLM
+from editors.frozen import FrozenLM
 from editors.sites import find_blocks
 from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
 from tests.tiny_models import ARCHITECTURES, BLOCKS, EOS_ID, PAD_ID, random_batch, random_edit, random_texts, tiny_model

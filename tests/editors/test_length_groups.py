@@ -98,6 +98,18 @@ def test_groups_hold_every_text_and_answer_once() -> None:
     )
 
 
+def test_texts_that_are_not_chosen_are_left_out() -> None:
+    parts = batches("left")
+    everything = [text for tokens in parts for text in texts_of(tokens)]
+    found = length_groups(parts, [None, None], [1, len(everything) - 1])
+    assert {row: text for g in found for row, text in zip(g.rows, texts_of(g.tokens), strict=True)} == {
+        1: everything[1],
+        len(everything) - 1: everything[-1],
+    }
+    targets = torch.cat([tokens.targets for tokens in parts])
+    assert all(torch.equal(targets[group.answers], group.tokens.targets) for group in found)
+
+
 def texts_of(tokens: TokenBatch) -> list[list[int]]:
     """The token ids of each text, without padding."""
     rows = zip(tokens.input_ids, tokens.attention_mask.bool(), strict=True)

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editors import making
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer
+from editors.edit_signal import EditSignal
 from editors.edits import LowRankEdit, SiteUpdate, low_rank
 from editors.errors import EditorError
 from editors.export.artifact import LoadedEditor, load_editor
-from editors.frozen import EditSignal, FrozenLM
+from editors.frozen import FrozenLM
 from editors.making import chunks, joined
 from editors.requests import EditRequest
 from editors.tokens import TokenBatch

@@ -1,4 +1,4 @@
-"""Training and validation with the prefix cache: the same numbers, and no text read twice."""
+"""Training and validation with everything kept that can be: the same numbers, and no text read twice."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
 from editors.ke.module import KE
 from editors.ke.network import KEConfig
+from editors.length_groups import length_groups
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
-from editors.prefix_store import PrefixCache
+from editors.tensor_store import PrefixCache
 from editors.tokens import EditBatch
 from tests.tiny_models import ARCHITECTURES, random_batch, tiny_model
 from tests.tiny_world import TinyWorld
@@ -48,7 +49,7 @@ def editor(kind: str, world: TinyWorld, cache: PrefixCache | None) -> Editor:
 
 
 def batches(editor: Editor) -> Iterator[EditBatch]:
-    """Two epochs of training batches, in which half of the targets are drawn anew."""
+    """Three epochs of training batches, in which half of the targets are drawn anew."""
     episodes = TrainingEpisodes(
         RECORDS, EpisodeCollator(editor.text_encoder, 64, "right"), (),
         locality_per_edit=1, other_targets=0.5, edit_prompt_as_rephrase=0.5, seed=0,
@@ -72,14 +73,35 @@ def step(editor: Editor, batch: EditBatch) -> tuple[list[Tensor], list[Tensor]]:
 def test_losses_and_gradients_are_those_without(kind: str, where: str, tiny_world: TinyWorld, tmp_path: Path) -> None:
     folder = str(tmp_path) if where == "folder" else None
     plain = editor(kind, tiny_world, None)
-    cached = editor(kind, tiny_world, PrefixCache(folder=folder))
-    store = cached.frozen.prefix_store
-    assert store is not None
-    assert plain.frozen.prefix_store is None
+    cached = editor(kind, tiny_world, PrefixCache(folder=folder, factors=True))
+    stores = cached.frozen.stores
+    assert len(stores) == 3
+    assert not plain.frozen.stores
     for batch in batches(plain):
         torch.testing.assert_close(step(cached, batch), step(plain, batch), rtol=1e-5, atol=1e-6)
-        store.flush()
-    assert store.hits > store.misses > 0
+        for store in stores.values():
+            store.flush()
+    assert all(store.hits > 0 and store.misses > 0 for store in stores.values())
+
+
+@pytest.mark.parametrize("kind", EDITORS)
+def test_a_step_of_known_texts_runs_the_edited_model_only(kind: str, tiny_world: TinyWorld) -> None:
+    made = editor(kind, tiny_world, PrefixCache(factors=True))
+    batch = next(batches(made))
+    step(made, batch)
+    passes: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        return lambda *_: passes.update({name: passes.get(name, 0) + 1})
+
+    for block in (0, 3):
+        layer = made.frozen.model.get_submodule(f"model.layers.{block}.mlp.down_proj")
+        layer.register_forward_hook(count(f"block {block}"))
+    made.frozen.model.get_output_embeddings().register_forward_hook(count("head"))
+    step(made, batch)
+    taught = [batch.edit, batch.rephrase] if made.trains_on_edit_prompts else [batch.rephrase]
+    edited = len(length_groups([*taught, batch.locality], [None] * (len(taught) + 1)))
+    assert passes == {"block 3": edited, "head": edited + 1}
 
 
 @pytest.mark.parametrize("kind", EDITORS)
@@ -92,11 +114,11 @@ def test_validation_scores_are_those_without(kind: str, tiny_world: TinyWorld) -
             evaluator = Evaluator(generate_in_validation=False)
             evaluator.update(made, episodes[(0, [[0], [1], [2]])], generate=False)
             found.append(evaluator.compute(torch.device("cpu")))
-        store = made.frozen.prefix_store
-        assert store is None or store.hits >= store.misses
+        used = {name: store.hits for name, store in made.frozen.stores.items()}
+        assert cache is None or (used["frozen prefix"] > 0 and used["factors"] == len(RECORDS))
         return found
 
-    for cached, plain in zip(scores(PrefixCache()), scores(None), strict=True):
+    for cached, plain in zip(scores(PrefixCache(factors=True)), scores(None), strict=True):
         assert cached == pytest.approx(plain, abs=1e-6)
 
 
@@ -105,7 +127,7 @@ def test_a_known_text_is_not_read_again(architecture: str) -> None:
     """Nor is one that comes twice in a step; the states are those of a model without a store."""
     model = tiny_model(architecture)
     plain, cached = FrozenLM(model, num_blocks=1), FrozenLM(model, num_blocks=1)
-    cached.keep_prefixes(PrefixCache())
+    cached.use_cache(PrefixCache())
     first = [random_batch((5, 3), seed=1), random_batch((4, 5), "left", seed=2)]
     then = [random_batch((4, 5), seed=2), random_batch((5, 3), "left", seed=1), random_batch((6,), seed=3)]
     read: list[int] = []
@@ -127,10 +149,23 @@ def test_a_known_text_is_not_read_again(architecture: str) -> None:
 
 
 def test_a_second_run_finds_every_text_in_the_files_of_the_first(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    stores = []
+    cache = (f"--model.prefix_cache.folder={tmp_path / 'cache'}", "--model.prefix_cache.factors=true")
+    found = []
     for run in ("first", "second"):
-        arguments = (f"--model.prefix_cache.folder={tmp_path / 'cache'}", "--trainer.limit_val_batches=1")
-        stores.append(tiny_world.run("fit", tmp_path / run, *arguments).model.frozen.prefix_store)
-    first, second = [(store.hits, store.misses) for store in stores]
-    assert first[1] > 0
-    assert second == (sum(first), 0), first
+        made = tiny_world.run("fit", tmp_path / run, *cache, "--trainer.limit_val_batches=1").model
+        found.append({kind: (store.hits, store.misses) for kind, store in made.frozen.stores.items()})
+    first, second = found
+    assert len(first) == 3
+    assert all(misses > 0 for _, misses in first.values())
+    assert second == {kind: (sum(counts), 0) for kind, counts in first.items()}
+
+
+def test_the_log_says_how_much_had_come_before(tiny_world: TinyWorld, caplog: pytest.LogCaptureFixture) -> None:
+    made = editor("mend", tiny_world, PrefixCache(factors=True))
+    batch = next(batches(made))
+    for _ in range(2):
+        step(made, batch)
+    with caplog.at_level("INFO", "editors.base"):
+        made.teardown("fit")
+    assert "Prefix cache, base model's answers: 2 of 4 texts had come before" in caplog.text
+    assert "Prefix cache, factors: 2 of 4 texts had come before" in caplog.text

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from editors.edit_signal import EditSignal
 from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import EditSignal, FrozenLM
+from editors.frozen import FrozenLM
 from editors.repeated import edit_until_flipped
 from editors.tokens import TokenBatch, collate_texts
 from tests.tiny_models import PAD_ID, random_texts, tiny_model

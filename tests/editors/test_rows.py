@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from editors.frozen import Factors
+from editors.edit_signal import Factors
 from editors.rows import gradient_places, gradient_rows, pad_episodes
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from editors.frozen import EditSignal, Factors
+from editors.edit_signal import EditSignal, Factors
 from editors.ke.network import Gate, KENetwork, KEShape
 from editors.tokens import TokenBatch
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from editors.edit_signal import EditSignal, Factors
 from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import EditSignal, Factors, FrozenLM, _DecoderOnlyInputs
+from editors.frozen import FrozenLM, _DecoderOnlyInputs
 from editors.losses import answer_nll, locality_kl
 from editors.mend.network import FactorTransform, MENDConfig, MENDNetwork
 from editors.tokens import TokenBatch

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from editors.frozen import EditSignal, FrozenLM
+from editors.edit_signal import EditSignal
+from editors.frozen import FrozenLM
 from editors.ke.condition import ConditionEncoder, condition_ids
 from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
 from tests.tiny_models import PAD_ID, random_texts, tiny_model

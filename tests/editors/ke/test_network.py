@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from editors.edit_signal import EditSignal, Factors
 from editors.edits import LowRankEdit
 from editors.errors import EditorError
-from editors.frozen import EditSignal, Factors, FrozenLM
+from editors.frozen import FrozenLM
 from editors.ke.condition import condition_ids
 from editors.ke.network import Conditioner, Gate, KEConfig, KENetwork, KEShape
 from editors.normaliser import RunningNormaliser

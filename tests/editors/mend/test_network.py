@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from editors.edit_signal import Factors
 from editors.edits import LowRankEdit
 from editors.errors import EditorError
-from editors.frozen import Factors
 from editors.mend.keys import decorrelated_keys
 from editors.mend.network import FactorTransform, LowRankBlock, MENDConfig, MENDNetwork
 from editors.normaliser import RunningNormaliser
