@@ -48,6 +48,8 @@ class ZeRO(DeepSpeedStrategy):
         offload_parameters: keep the parameters in the host's memory while they are not used (stage 3).
         keep_whole_below: parameters of fewer elements are whole on every process (stage 3).
         bucket_elements: how many elements are communicated at once.
+        live_elements: most elements of gathered parameters that are kept for their next use (stage 3); a smaller number
+            takes less memory and gathers more often. Of a smaller model everything is whole for the time of a step.
         process_group_backend: "gloo" for CPUs; `None` takes what fits the device.
 
     Raises:
@@ -61,6 +63,7 @@ class ZeRO(DeepSpeedStrategy):
         offload_parameters: bool = False,
         keep_whole_below: int = 100_000,
         bucket_elements: int = 50_000_000,
+        live_elements: int = 1_000_000_000,
         process_group_backend: Literal["gloo", "nccl"] | None = None,
     ) -> None:
         require_tested_versions()
@@ -70,6 +73,8 @@ class ZeRO(DeepSpeedStrategy):
             raise EditorError(
                 f"keep_whole_below must be at least 1, got {keep_whole_below}: scalars are read in between"
             )
+        if live_elements < 0:
+            raise EditorError(f"live_elements must be at least 0, got {live_elements}; 0 keeps nothing gathered")
         on_cpu = process_group_backend == "gloo"
         if on_cpu:  # read when DeepSpeed is imported
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -87,7 +92,9 @@ class ZeRO(DeepSpeedStrategy):
         # Adam is torch's own everywhere, so that a checkpoint means the same under every strategy.
         self.config["zero_force_ds_cpu_optimizer"] = False
         if stage == 3:
-            self.config["zero_optimization"]["stage3_param_persistence_threshold"] = keep_whole_below
+            own = {"param_persistence_threshold": keep_whole_below}
+            own |= dict.fromkeys(("max_live_parameters", "max_reuse_distance"), live_elements)
+            self.config["zero_optimization"] |= {f"stage3_{name}": value for name, value in own.items()}
         self._transformers_config: Any = None
 
     # --- CPU: Lightning's strategy insists on CUDA -------------------------------------------------------------------

@@ -16,8 +16,8 @@ from editors.plan.step import StepMemory
 from editors.quantization import packed_bytes, quantised_weights
 from editors.sites import find_stacks
 
-# How DeepSpeed communicates: elements at once (as `editors.strategies` sets it), and elements that stay gathered under
-# ZeRO-3 because they may be needed again (DeepSpeed's default).
+# How DeepSpeed communicates: elements at once, and elements that stay gathered under ZeRO-3 because they may be needed
+# again (the defaults of `editors.strategies.ZeRO`).
 BUCKET_ELEMENTS = 50_000_000
 LIVE_ELEMENTS = 1_000_000_000
 

@@ -116,6 +116,7 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
     pairs += [together(f"clipped-{name}", "mend", name, *clipped) for name in CLIPPED]
     mixture = "--model.objective=mixture"
     pairs.append(together("mixture-zero3", "serac", "zero3", mixture))
+    pairs.append(together("forgetful-zero3", "mend", "zero3", "--trainer.strategy.init_args.live_elements=0"))
     alone("one-to-zero3", "mend", half)
     with pair(found.folder / "output", pairs):
         alone("mend-one", "mend", generate)
@@ -159,6 +160,10 @@ def test_losses_are_those_of_one_process(runs: Runs, name: str) -> None:
 
 def test_losses_of_seracs_other_objective_are_those_of_one_process(runs: Runs) -> None:
     assert runs.losses("mixture-zero3") == pytest.approx(runs.losses("mixture-one"), rel=1e-6, abs=1e-6)
+
+
+def test_losses_are_the_same_where_nothing_stays_gathered(runs: Runs) -> None:
+    assert runs.losses("forgetful-zero3") == pytest.approx(runs.losses("mend-one"), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("strategy", CLIPPED)

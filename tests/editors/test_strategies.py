@@ -51,6 +51,7 @@ def test_missing_deepspeed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"stage": 2, "offload_parameters": True}, "offload_parameters needs stage 3, got stage 2"),
         ({"stage": 3, "keep_whole_below": 0}, "keep_whole_below must be at least 1, got 0"),
+        ({"stage": 3, "live_elements": -1}, "live_elements must be at least 0, got -1"),
     ],
 )
 def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str) -> None:
