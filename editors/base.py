@@ -25,7 +25,7 @@ from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
-from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
+from editors.losses import answer_nll, episode_means, largest_change, locality_kl, mean_over_present
 from editors.seq2seq import is_encoder_decoder
 from editors.sharding import whole, whole_shapes
 from editors.tensor_store import PrefixCache
@@ -226,8 +226,9 @@ class Editor(LightningModule):
         texts, prefixes = [batch.edit, batch.rephrase][taught], hidden[taught]
         locality, locality_prefix = self._locality_texts(batch, hidden)
         *answers, edited = self.frozen.logits_together([*texts, locality], edit, [*prefixes, locality_prefix])
-        edit_loss = self.edit_loss(texts, answers, count)
+        # First: it takes the most memory beside what is kept for the backward pass, and the edit loss keeps more.
         locality_loss, shift = self._locality_loss(batch, edited, locality, locality_prefix)
+        edit_loss = self.edit_loss(texts, answers, count)
         total = self.total_loss(edit_loss, locality_loss, edit)
         return EpisodeLosses(total, edit_loss, locality_loss, shift, before.mean())
 
@@ -278,8 +279,9 @@ class Editor(LightningModule):
             zero = torch.zeros((), device=texts.input_ids.device)
             return zero, zero / zero
         base = self.frozen.base_logits(texts, prefix)
-        loss = mean_over_present(*episode_means(locality_kl(base, edited), texts.answer_episode(), batch.num_episodes))
-        shift = base.sub_(edited.detach()).abs_().max()
+        shift = largest_change(base, edited)
+        divergence = locality_kl(base, edited, overwrite=True)
+        loss = mean_over_present(*episode_means(divergence, texts.answer_episode(), batch.num_episodes))
         missing = batch.locality.num_texts == 0
         return (0 * loss, torch.full_like(shift, torch.nan)) if missing else (loss, shift)
 

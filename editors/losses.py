@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-_ROWS_AT_ONCE = 16
+_ROWS_AT_ONCE = 8
 
 
 def episode_means(values: Tensor, episode: Tensor, num_episodes: int) -> tuple[Tensor, Tensor]:
@@ -43,17 +43,20 @@ def answer_nll(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tenso
     return functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=share)
 
 
-def locality_kl(base_logits: Tensor, edited_logits: Tensor) -> Tensor:
+def locality_kl(base_logits: Tensor, edited_logits: Tensor, *, overwrite: bool = False) -> Tensor:
     """`KL(p_base || p_edited)` in nats at each answer token (Mitchell et al. 2022a, eq. 4).
 
     Args:
         base_logits: `[N, V]` of the unedited model; a constant, no gradient flows to it.
         edited_logits: `[N, V]` of the edited model.
+        overwrite: keep what the backward pass needs in the place of `base_logits`, if those are in float32.
 
     Returns:
         `[N]` in float32.
     """
-    divergence: Tensor = _Divergence.apply(base_logits, edited_logits)
+    reuse = overwrite and base_logits.dtype == torch.float32
+    kept = base_logits if reuse else torch.empty_like(base_logits, dtype=torch.float32)
+    divergence: Tensor = _Divergence.apply(base_logits, edited_logits, kept)
     return divergence
 
 
@@ -65,8 +68,7 @@ class _Divergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, base_logits: Tensor, edited_logits: Tensor) -> Tensor:
-        difference = torch.empty_like(edited_logits, dtype=torch.float32)
+    def forward(ctx: Any, base_logits: Tensor, edited_logits: Tensor, difference: Tensor) -> Tensor:
         parts = (tensor.split(_ROWS_AT_ONCE) for tensor in (base_logits, edited_logits, difference))
         divergence = torch.cat([_divergence(*rows) for rows in zip(*parts, strict=True)])
         ctx.save_for_backward(difference)
@@ -75,9 +77,15 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         (difference,) = ctx.saved_tensors
-        return None, (gradient.unsqueeze(-1) * difference).to(ctx.dtype)
+        return None, (gradient.unsqueeze(-1) * difference).to(ctx.dtype), None
+
+
+def largest_change(base_logits: Tensor, edited_logits: Tensor) -> Tensor:
+    """`[]` the largest absolute difference between two `[N, V]` of logits."""
+    parts = zip(base_logits.split(_ROWS_AT_ONCE), edited_logits.detach().split(_ROWS_AT_ONCE), strict=True)
+    return torch.stack([(base - edited).abs_().max() for base, edited in parts]).max()
 
 
 def _divergence(base_logits: Tensor, edited_logits: Tensor, difference: Tensor) -> Tensor:

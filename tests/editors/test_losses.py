@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from editors.losses import locality_kl
+from editors.losses import largest_change, locality_kl
 
 # More answers than are worked on at once.
 ANSWERS, VOCABULARY = 37, 97
@@ -26,11 +26,13 @@ def divergence(base: Tensor, edited: Tensor) -> Tensor:
     return functional.kl_div(*tables, reduction="none", log_target=True).sum(dim=-1)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_locality_kl_and_its_gradient_are_torchs(dtype: torch.dtype) -> None:
+def test_locality_kl_and_its_gradient_are_torchs(dtype: torch.dtype, overwrite: bool) -> None:
     base, edited = logits(dtype)
     weights = torch.arange(1.0, ANSWERS + 1)
-    found, wanted = locality_kl(base, edited), divergence(base, edited)
+    wanted = divergence(base, edited)
+    found = locality_kl(base.clone(), edited, overwrite=overwrite)
     torch.testing.assert_close(found, wanted)
     gradients = [torch.autograd.grad((weights * value).sum(), edited)[0] for value in (found, wanted)]
     assert gradients[0].dtype == dtype
@@ -42,6 +44,22 @@ def test_locality_kl_writes_to_neither_model() -> None:
     before = base.clone(), edited.detach().clone()
     locality_kl(base, edited).sum().backward()
     torch.testing.assert_close((base, edited.detach()), before, rtol=0, atol=0)
+
+
+def test_locality_kl_needs_no_new_table_where_it_may_overwrite_the_base_models() -> None:
+    base, edited = logits(torch.float32)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()), lambda _: edited):
+        locality_kl(base, edited, overwrite=True)
+    assert kept == [base.data_ptr()]
+
+
+def test_the_largest_change_may_be_anywhere() -> None:
+    base, _ = logits(torch.float32)
+    for answer in range(ANSWERS):
+        edited = base + 0.5
+        edited[answer, answer] -= 3
+        assert largest_change(base, edited) == pytest.approx(2.5, rel=1e-5)
 
 
 def test_equal_models_do_not_diverge() -> None:
