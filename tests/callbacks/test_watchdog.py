@@ -90,7 +90,7 @@ def test_edit_that_changes_nothing_stops(tiny_world: TinyWorld, tmp_path: Path) 
 
 
 def test_locality_kl_of_zero_stops(tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(base_logits: Tensor, edited_logits: Tensor) -> Tensor:
+    def lost(base_logits: Tensor, edited_logits: Tensor, **_: object) -> Tensor:
         return (edited_logits - edited_logits).sum(dim=-1)
 
     monkeypatch.setattr("editors.base.locality_kl", lost)
