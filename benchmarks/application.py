@@ -1,7 +1,7 @@
 """What applying a trained editor costs: `python -m benchmarks.application [--path DIR] [--output FILE]`.
 
-First one edit in each call, by phase; then many independent edits in one call, beside a call for each of them. The
-artifact is that of an untrained editor: no cost depends on the values of its weights.
+First one edit in each call, by phase; then many independent edits in one call, beside a call for each of them, and as
+many of one prompt. The artifact is that of an untrained editor: no cost depends on the values of its weights.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def _add_throughput(table: Table, many: Throughput | None) -> None:
         return
     table.add_section()
     _row(table, f"an edit of {many.edits} in one call, units", [many.units_per_edit()])
-    _row(table, "the same, one call / a call for each", [many.ratio()])
+    _row(table, "the same, if all are of one prompt", [many.units_per_edit_of_one_prompt()])
+    _row(table, "one call / a call for each", [many.ratio()])
     table.add_row(f"at most {_TARGET_RATIO}?", verdict(True, many.ratio() <= _TARGET_RATIO), "")
     _row(table, "edits in a second", [many.edits_per_second()])
 

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from editors.edits import Edit
 from editors.generation import Begun
-from editors.key_values import KeyValues
+from editors.key_values import KeyValues, goes_on_behind_keys
 from editors.lockstep import names_of_all
 from editors.losses import answer_nll, episode_means, locality_kl
 from editors.metrics import MetricTable, agreement, generated_match, probability_success, teacher_forced
-from editors.seq2seq import is_encoder_decoder
 from editors.tokens import EditBatch, TokenBatch
 
 if TYPE_CHECKING:
@@ -107,9 +106,11 @@ class _Passes:
 
     def __init__(self, frozen: FrozenLM, probes: dict[str, TokenBatch], *, keep: bool) -> None:
         self._frozen, self._probes = frozen, probes
-        keep = keep and not is_encoder_decoder(frozen.model)
+        keep = keep and goes_on_behind_keys(frozen.model)
         self._kept = {name: KeyValues() for name in probes} if keep else None
         hidden = frozen.prefix(list(probes.values()), None if self._kept is None else list(self._kept.values()))
+        if self._kept and frozen.prefix_depth and not all(below.parts for below in self._kept.values()):
+            self._kept = None  # those of this model cannot be kept
         self.hidden = dict(zip(probes, hidden, strict=True))
 
     def run(self, edit: Edit | None, base: _Run | None = None) -> _Run:

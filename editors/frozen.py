@@ -18,7 +18,7 @@ from editors.edit_signal import EditSignal, Factors
 from editors.edits import Edit, LowRankEdit
 from editors.errors import EditorError
 from editors.generation import Begun, generate
-from editors.key_values import KeyValues, text_in_cache
+from editors.key_values import KeyValues, goes_on_behind_keys, text_in_cache
 from editors.known_answers import KnownAnswers
 from editors.known_factors import KnownFactors
 from editors.length_groups import length_groups
@@ -45,7 +45,7 @@ class _DecoderOnlyInputs:
         return self._arguments(tokens.input_ids, tokens.attention_mask, cache)
 
     def read(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> None:
-        """Run all blocks, but not the head."""
+        """Run all blocks, but not the head. `mask` also covers the tokens that are in `cache`, on the left."""
         self._model.base_model(**self._arguments(ids, mask, cache))
 
     def _arguments(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class _DecoderOnlyInputs:
         if cache is not None:
             arguments["cache"] = cache
         if self._takes_positions:
-            arguments["position_ids"] = token_positions(mask)
+            arguments["position_ids"] = token_positions(mask)[:, -ids.shape[1] :]
         return arguments
 
 
@@ -87,7 +87,8 @@ class FrozenLM(nn.Module):
         name, blocks = next(iter(find_stacks(model).items()))
         depths = [block_index(site, name) for site in self.sites if site.startswith(f"{name}.")]
         self._last_block = blocks[-1]
-        self._prefix = FrozenPrefix(list(blocks), min(depths, default=len(blocks)), self._inputs.read)
+        depth = min(depths, default=len(blocks))
+        self._prefix = FrozenPrefix(list(blocks), depth, self._inputs.read, goes_on=goes_on_behind_keys(model))
         self._answers: KnownAnswers | None = None
         self._factors: KnownFactors | None = None
 
@@ -115,7 +116,8 @@ class FrozenLM(nn.Module):
         """Hidden states `[B, T, d]` at the entrance of the lowest edited block, for each batch.
 
         They are the same before and after any edit. Texts of all batches are run together, grouped by length, so that
-        little padding is computed. Padding positions hold zeros. `None` where there is no block below the edit.
+        little padding is computed, and leading tokens that many have in common are read once. Padding positions hold
+        zeros. `None` where there is no block below the edit.
 
         Of an encoder-decoder model they are those of the encoder: what the decoder computes depends on the edited
         encoder, and answers are short.

@@ -1,4 +1,4 @@
-"""Keys and values of texts that a model has read, so that generation goes on behind them without reading them again.
+"""Keys and values of texts that a model has read, so that it can go on behind them without reading them again.
 
 Shape legend: L blocks, H heads, T tokens, d width of a head.
 """
@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
+
+from editors.seq2seq import is_encoder_decoder
+
+# The blocks that look back at keys and values alone. Others hold states of their own, or compress what they have read.
+_ATTENTION = {"full_attention", "sliding_attention"}
 
 
 @dataclass
@@ -35,6 +40,23 @@ class KeyValues:
     def first(self, row: int, count: int) -> Tensor:
         """`[L, 2, H, count, d]` keys and values of a text's first `count` tokens."""
         return torch.cat([part[..., :count, :] for part in self.parts[row]])
+
+
+def goes_on_behind_keys(model: PreTrainedModel) -> bool:
+    """Whether keys and values of a text's tokens are all that the model needs to read on behind them."""
+    kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
+    stateful = getattr(model, "_is_stateful", False)  # how transformers marks recurrent models
+    return not (is_encoder_decoder(model) or stateful) and set(kinds) <= _ATTENTION
+
+
+def is_complete(cache: DynamicCache, blocks: int) -> bool:
+    """Whether `cache` has keys and values of each of so many blocks, all of one shape, as `text_in_cache` takes them.
+
+    Some models let blocks use the keys of others; in some, keys are wider than values.
+    """
+    layers: Sequence[Any] = cache.layers
+    ran = [layer for layer in layers if layer.is_initialized]
+    return len(ran) == blocks and len({part.shape for layer in ran for part in (layer.keys, layer.values)}) == 1
 
 
 def text_in_cache(cache: DynamicCache, row: int, tokens: slice | Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from editors.text_groups import groups, left_order, pass_cost
+from editors.text_groups import groups, left_order, reading_cost
 from editors.tokens import TokenBatch
 
 
@@ -59,8 +59,7 @@ def length_groups(
         return [LengthGroup(joined, prefix, answers, list(range(joined.num_texts)))]
     lengths = joined.attention_mask.sum(dim=1).tolist()
     wanted = range(joined.num_texts) if chosen is None else chosen
-    extra = pass_cost(joined.input_ids.device)
-    found = groups([lengths[row] for row in wanted], lambda count, length: extra + count * length)
+    found = groups([lengths[row] for row in wanted], reading_cost(joined.input_ids.device))
     parts = [[wanted[place] for place in places] for places in found]
     return [_selected(joined, prefix, rows, max(lengths[row] for row in rows)) for rows in parts]
 

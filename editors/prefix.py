@@ -5,7 +5,7 @@ Shape legend: B texts, T tokens, d hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from editors.key_values import KeyValues, text_in_cache
+from editors.key_values import KeyValues, as_cache, is_complete, text_in_cache
+from editors.shared_starts import shared_starts
 from editors.tensor_store import TensorStore
-from editors.text_groups import Compact, Text, groups, pass_cost
+from editors.text_groups import Compact, Text, groups, reading_cost
 from editors.tokens import TokenBatch
 
 # What the store calls them.
@@ -30,18 +31,26 @@ class FrozenPrefix:
     Args:
         blocks: all blocks of the stack.
         depth: how many of them lie below the edit.
-        run: runs the stack on token ids and attention mask, both `[B, T]`, and keeps keys and values where it can.
+        run: runs the stack on token ids and attention mask, both `[B, T]`, and keeps keys and values where it can. The
+            mask is wider where some are kept already, of tokens on the left.
+        goes_on: see `goes_on_behind_keys`; then texts that begin alike may share their leading tokens.
 
     Attributes:
         store: where states are kept for the next time a text comes; `None` to read it again.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], depth: int, run: Callable[[Tensor, Tensor, DynamicCache | None], object]
+        self,
+        blocks: Sequence[nn.Module],
+        depth: int,
+        run: Callable[[Tensor, Tensor, DynamicCache | None], object],
+        *,
+        goes_on: bool,
     ) -> None:
         self.depth = depth
         self._blocks = blocks
         self._run = run
+        self._goes_on = goes_on
         self._relative = _relative_attention(self._blocks[0])
         self._block_returns_tuple: bool | None = None
         self.store: TensorStore | None = None
@@ -59,14 +68,15 @@ class FrozenPrefix:
         texts = list(dict.fromkeys(ids for part in compact for ids in part.texts))
         found = self._known(texts, device) if kept is None and not in_step else {}
         missing = [ids for ids in texts if ids not in found]
-        extra = pass_cost(device, in_step=in_step)
         keys: dict[Text, Tensor] = {}
-        lengths = [len(ids) for ids in missing]
-        for group in groups(lengths, lambda count, length: extra + count * length, in_step=in_step):
-            found |= self._read([missing[i] for i in group], device, keys if kept is not None else None)
+        found |= self._read_together(missing, device, None if kept is None else keys, in_step=in_step)
+        if kept is None and self.store is not None:
+            for ids in missing:
+                self.store.put(ids, {_STATES: found[ids]})
         for part, own in zip(compact, kept or [], strict=False):
             for row, ids in enumerate(part.texts):
-                own.add(row, keys[ids])
+                if ids in keys:
+                    own.add(row, keys[ids])
         return [part.put_back([found[ids] for ids in part.texts]) if part.texts else None for part in compact]
 
     def _known(self, texts: Sequence[Text], device: torch.device) -> dict[Text, Tensor]:
@@ -76,40 +86,105 @@ class FrozenPrefix:
         looked_up = [(ids, self.store.get(ids)) for ids in texts]
         return {ids: found[_STATES].to(device, non_blocking=True) for ids, found in looked_up if found is not None}
 
+    def _read_together(
+        self, texts: Sequence[Text], device: torch.device, keys: dict[Text, Tensor] | None, *, in_step: bool
+    ) -> dict[Text, Tensor]:
+        """The states `[T, d]` of texts, read in groups of similar length; what many begin with is read once.
+
+        Args:
+            texts: their token ids, each text once.
+            device: where to run.
+            keys: where to keep their keys and values; `None` where they are not needed.
+            in_step: processes share the model, and need equally many passes.
+        """
+        cost = reading_cost(device, in_step=in_step)
+        lengths = shared_starts(texts, cost) if self._goes_on and not in_step else {}
+        starts = {text: text[:length] for text, length in lengths.items()}
+        firsts = list(dict.fromkeys(starts.get(text, text) for text in texts))
+        kept = {} if keys is None else keys
+        wanted = set(firsts if keys is not None else starts.values())
+        states: dict[Text, Tensor] = {}
+        for group in groups([len(text) for text in firsts], cost, in_step=in_step):
+            states |= self._read([firsts[i] for i in group], device, kept, wanted)
+        rest = [text for text in texts if text not in states]
+        if kept.keys() >= set(starts.values()):
+            begun = {text: starts[text] for text in rest}
+            return states | self._read_on(begun, device, states, kept, () if keys is None else rest)
+        # Now it is known that the keys and values of this model cannot be kept.
+        self._goes_on = False
+        return states | self._read_together(rest, device, keys, in_step=in_step)
+
+    def _read_on(
+        self,
+        starts: Mapping[Text, Text],
+        device: torch.device,
+        states: Mapping[Text, Tensor],
+        keys: dict[Text, Tensor],
+        wanted: Collection[Text],
+    ) -> dict[Text, Tensor]:
+        """The states `[T, d]` of texts whose starts have been read.
+
+        Args:
+            starts: for each text what has been read of it.
+            device: where to run.
+            states: `[T, d]` of each start.
+            keys: those of each start; where to keep those of whole texts.
+            wanted: of which texts they are needed.
+        """
+        texts = list(starts)
+        found: dict[Text, Tensor] = {}
+        for group in groups([len(text) - len(starts[text]) for text in texts], reading_cost(device)):
+            chosen = [texts[i] for i in group]
+            tails = self._read(chosen, device, keys, wanted, [keys[starts[text]] for text in chosen])
+            found |= {text: torch.cat([states[starts[text]], tail]) for text, tail in tails.items()}
+        return found
+
     @torch.no_grad()
-    def _read(self, texts: Sequence[Text], device: torch.device, keys: dict[Text, Tensor] | None) -> dict[Text, Tensor]:
-        """Run the blocks below the edit on some texts, padded on the right.
+    def _read(
+        self,
+        texts: Sequence[Text],
+        device: torch.device,
+        keys: dict[Text, Tensor],
+        wanted: Collection[Text],
+        begun: Sequence[Tensor] = (),
+    ) -> dict[Text, Tensor]:
+        """Run the blocks below the edit on some texts, or on what is left of them, padded on the right.
 
         Args:
             texts: their token ids.
             device: where to run.
-            keys: where to keep their keys and values; `None` where they are not needed.
+            keys: where to keep the keys and values `[L, 2, H, T, d]` of whole texts, if this model's can be kept.
+            wanted: of which texts they are needed.
+            begun: for each text those of its first tokens, which are not read again.
 
         Returns:
-            The states `[T, d]` of each.
+            For each text the states `[T, d]` of the tokens that are read.
         """
-        ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(device)
-        mask = pad_sequence([torch.ones(len(text), dtype=torch.long) for text in texts], batch_first=True).to(device)
+        read = [part.shape[-2] for part in begun] or [0] * len(texts)
+        width = max(read)
+        tails = [torch.tensor(text[count:]) for text, count in zip(texts, read, strict=True)]
+        ids = pad_sequence(tails, batch_first=True).to(device)
+        # In the cache what has been read stands on the left, padded on its left, so that all tokens of a text adjoin.
+        masks = [torch.tensor([0] * (width - count) + [1] * len(text)) for text, count in zip(texts, read, strict=True)]
+        mask = pad_sequence(masks, batch_first=True).to(device)
+        cache = as_cache(begun) if begun else DynamicCache() if any(text in wanted for text in texts) else None
         seen: list[Tensor] = []
 
         def record(_: nn.Module, __: Any, output: Any) -> None:
             self._block_returns_tuple = isinstance(output, tuple)
             seen.append(output[0] if self._block_returns_tuple else output)
 
-        cache = None if keys is None else DynamicCache()
         handle = self._blocks[self.depth - 1].register_forward_hook(record)
         try:
             with self._skipping(self._blocks[self.depth :]):
                 self._run(ids, mask, cache)
         finally:
             handle.remove()
-        states = {text: seen[0][row, : len(text)] for row, text in enumerate(texts)}
-        if keys is not None and cache is not None:
-            keys |= {text: text_in_cache(cache, row, slice(len(text))) for row, text in enumerate(texts)}
-        if keys is None and self.store is not None:
-            for text, state in states.items():
-                self.store.put(text, {_STATES: state})
-        return states
+        if cache is not None and is_complete(cache, self.depth):
+            for row, (text, count) in enumerate(zip(texts, read, strict=True)):
+                if text in wanted:
+                    keys[text] = text_in_cache(cache, row, slice(width - count, width - count + len(text)))
+        return {text: seen[0][row, : len(tail)] for row, (text, tail) in enumerate(zip(texts, tails, strict=True))}
 
     @contextmanager
     def given(self, hidden: Tensor | None, tokens: TokenBatch, *, after_all: bool = False) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmarks.setting import Setting
 from benchmarks.throughput import Throughput, measure_throughput
 from benchmarks.training_run import TrainingRun, measure_training
 from editors.base_model import load_base_model, weights_hash
+from editors.requests import EditRequest
 from tests.tiny_world import write_model, write_tokenizer
 
 EPISODES, STEPS, WARMUP = 3, 4, 2
@@ -227,15 +229,21 @@ def test_ratios_of_application_are_positive(applied: application.Application) ->
 
 
 def test_one_call_makes_all_edits_and_each_is_made_alone_once() -> None:
-    calls: list[list[int]] = []
-    result = measure_throughput(lambda requests: calls.append(list(requests)), [1, 2, 3, 4, 5], lambda: 2.0)  # type: ignore[list-item, arg-type]
-    assert calls == [[1], [2], [1, 2, 3, 4, 5], [3], [4], [5]]
+    calls: list[list[str]] = []
+
+    def edit_each(requests: Sequence[EditRequest]) -> None:
+        calls.append([request.prompt + request.target for request in requests])
+
+    result = measure_throughput(edit_each, [EditRequest(prompt, prompt.lower()) for prompt in "ABCDE"], lambda: 2.0)
+    one_prompt = ["Aa", "Ab", "Ac", "Ad", "Ae"]
+    assert calls == [["Aa"], ["Bb"], ["Aa", "Bb", "Cc", "Dd", "Ee"], one_prompt, ["Cc"], ["Dd"], ["Ee"]]
     assert (result.edits, result.unit) == (5, 2.0)
 
 
 def test_throughput_is_compared_with_separate_calls() -> None:
-    many = Throughput(edits=10, separate=8.0, together=2.0, wall=4.0, unit=0.5)
+    many = Throughput(edits=10, separate=8.0, together=2.0, one_prompt=1.0, wall=4.0, unit=0.5)
     assert (many.ratio(), many.units_per_edit(), many.edits_per_second()) == (0.25, 0.4, 2.5)
+    assert many.units_per_edit_of_one_prompt() == 0.2
 
 
 def test_throughput_of_real_edits(applied: application.Application) -> None:

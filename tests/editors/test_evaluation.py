@@ -12,6 +12,7 @@ from datamodules.episodes import EpisodeCollator, EvaluationEpisodes
 from datamodules.records import EditRecord, Probe
 from editors.base_model import BaseModelConfig
 from editors.evaluation import Evaluator
+from editors.frozen import FrozenLM
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from tests.tiny_world import TinyWorld
@@ -82,3 +83,30 @@ def test_an_end_of_text_behind_answers_is_learned_but_not_scored(editor: MEND) -
         return {name: score for name, score in scores.items() if name.startswith("before/")}
 
     assert before(end_answers=True) == before(end_answers=False)
+
+
+def test_where_keys_and_values_cannot_be_kept_prompts_are_read_again(
+    editor: MEND, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores are the same."""
+
+    def scores() -> dict[str, float]:
+        episodes = EvaluationEpisodes(
+            [record(rephrases=(PARAPHRASE,), locality=LOCALITY)], EpisodeCollator(editor.text_encoder, 64, "right"), {}
+        )
+        evaluator = Evaluator(generate_in_validation=False)
+        evaluator.update(editor, episodes[(0, [[0]])], generate=True)
+        return evaluator.compute(torch.device("cpu"))
+
+    begun: list[bool] = []
+    generate = FrozenLM.generate
+
+    def recorded(frozen: FrozenLM, *arguments: Any) -> list[list[list[int]]]:
+        begun.append(arguments[-1] is not None)
+        return generate(frozen, *arguments)
+
+    monkeypatch.setattr(FrozenLM, "generate", recorded)
+    kept = scores()
+    monkeypatch.setattr("editors.prefix.is_complete", lambda *_: False)
+    assert scores() == pytest.approx(kept)
+    assert begun == [True, True, False, False]
