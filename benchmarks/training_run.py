@@ -12,19 +12,17 @@ from itertools import islice
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.floor import floor_operations, operations_per_second
-from benchmarks.measure import PhaseClock, UnitPass, learn_texts, training_texts
+from benchmarks.measure import PhaseClock, UnitPass, learn_texts
 from benchmarks.setting import Setting, quieten
 from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
 from editors.length_groups import length_groups
 from editors.mend.module import MEND
-from editors.sites import find_blocks
-from editors.text_groups import Compact
 from editors.tokens import EditBatch
 
 PHASES = ("data", "prefix", "capture", "transform", "edited forward", "backward", "optimizer", "other")
@@ -45,8 +43,8 @@ class Step:
         unit: CPU-seconds of a unit, the mean of the one before and the one after the step.
         real_tokens: tokens of the step's texts.
         padded_tokens: the same with padding, as the blocks above the prefix compute them.
-        distinct_tokens: tokens of the step's texts, each text counted once: what a prefix without a cache has to read.
-        prefix_tokens: tokens that the prefix computes, padding included.
+        read_tokens: tokens that the prefix reads, each text and each leading part that texts share counted once.
+        prefix_tokens: tokens that it computes, padding included.
         prefix_passes: passes the prefix takes.
     """
 
@@ -56,7 +54,7 @@ class Step:
     unit: float
     real_tokens: int
     padded_tokens: int
-    distinct_tokens: int
+    read_tokens: int
     prefix_tokens: int
     prefix_passes: int
 
@@ -115,7 +113,7 @@ class TrainingRun:
     def prefix_padding_share(self) -> float:
         """Share of padding in the tokens that the prefix computes; 0 where it computes none."""
         computed = sum(step.prefix_tokens for step in self.steps)
-        return 1 - sum(step.distinct_tokens for step in self.steps) / computed if computed else 0.0
+        return 1 - sum(step.read_tokens for step in self.steps) / computed if computed else 0.0
 
 
 def measure_training(setting: Setting, episodes: int, steps: int, warmup: int, *, warm: bool = False) -> TrainingRun:
@@ -163,10 +161,6 @@ def _computed_tokens(batch: EditBatch) -> int:
     return batch.edit.input_ids.numel() + sum(group.tokens.input_ids.numel() for group in together)
 
 
-def _distinct_tokens(batch: EditBatch) -> int:
-    return sum(map(len, {text for part in training_texts(batch) for text in Compact(part).texts}))
-
-
 class _StepTimer(Callback):
     """Fills a `TrainingRun` as Lightning trains."""
 
@@ -177,8 +171,9 @@ class _StepTimer(Callback):
         self._clock = PhaseClock()
         self._last_unit = 0.0
         self._start = (0.0, 0.0)
-        self._tokens = (0, 0, 0)
-        self._prefix_tokens: list[int] = []
+        self._tokens = (0, 0)
+        # Of each pass of the prefix: tokens that are read, and tokens that are computed.
+        self._prefix_passes: list[tuple[int, int]] = []
 
     def attached(self, editor: MEND) -> ExitStack:
         """A context in which the editor's methods are charged to their phases."""
@@ -190,17 +185,17 @@ class _StepTimer(Callback):
             (editor, "episode_losses", "edited forward"),
         ):
             stack.enter_context(self._clock.charging(owner, method, phase))
-        first_block = find_blocks(editor.frozen.model)[1][0]
-        stack.callback(first_block.register_forward_hook(self._count_tokens).remove)
+        reader = editor.frozen.model.base_model
+        stack.callback(reader.register_forward_pre_hook(self._count_tokens, with_kwargs=True).remove)
         return stack
 
-    def _count_tokens(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _count_tokens(self, _: nn.Module, __: Any, arguments: dict[str, Any]) -> None:
         if self._clock.phase == "prefix":
-            states: Tensor = output[0] if isinstance(output, tuple) else output
-            self._prefix_tokens.append(states.shape[0] * states.shape[1])
+            ids, mask = arguments["input_ids"], arguments["attention_mask"]
+            self._prefix_passes.append((int(mask[:, -ids.shape[1] :].sum()), ids.numel()))
 
     def _begin(self) -> None:
-        self._prefix_tokens = []
+        self._prefix_passes = []
         self._start = (time.process_time(), time.perf_counter())
         self._clock.enter("data")
 
@@ -214,7 +209,7 @@ class _StepTimer(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: EditBatch, _: int) -> None:  # noqa: ARG002
         """The batch is there."""
         self._clock.enter("other")
-        self._tokens = (batch.token_counts()[0], _computed_tokens(batch), _distinct_tokens(batch))
+        self._tokens = (batch.token_counts()[0], _computed_tokens(batch))
 
     def on_before_backward(self, *_: Any) -> None:
         """The losses are computed."""
@@ -236,6 +231,7 @@ class _StepTimer(Callback):
             before, self._last_unit = self._last_unit, self._unit()
         if trainer.global_step > self._warmup:
             unit = (before + self._last_unit) / 2
-            sizes = (*self._tokens, sum(self._prefix_tokens), len(self._prefix_tokens))
+            read, computed = (sum(counts[i] for counts in self._prefix_passes) for i in (0, 1))
+            sizes = (*self._tokens, read, computed, len(self._prefix_passes))
             self._run.steps.append(Step(phases, cpu, wall, unit, *sizes))
         self._begin()

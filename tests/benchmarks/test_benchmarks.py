@@ -165,7 +165,7 @@ def test_ratios_and_shares_make_sense(run: TrainingRun) -> None:
 def test_tokens_are_counted(run: TrainingRun) -> None:
     for step in run.steps:
         assert 0 < step.real_tokens <= step.padded_tokens
-        assert 0 < step.distinct_tokens <= min(step.real_tokens, step.prefix_tokens)
+        assert 0 < step.read_tokens <= min(step.real_tokens, step.prefix_tokens)
 
 
 def test_with_a_warm_cache_no_prefix_is_computed(setting: Setting) -> None:
