@@ -21,6 +21,7 @@ from benchmarks.setting import Setting, quieten
 from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
+from editors.compilation import CompiledForwards, TorchCompile
 from editors.length_groups import length_groups
 from editors.mend.module import MEND
 from editors.tokens import EditBatch
@@ -66,19 +67,23 @@ class TrainingRun:
     Args:
         episodes: episodes in each step.
         warm: whether the cache knew all texts.
+        compiled: whether torch.compile made kernels of parts of a step.
         floor: CPU-seconds that the arithmetic of an edit of known texts takes at the rate of a large matrix product.
         loaded: memory once base model and hypernetwork are loaded.
         peak: most memory in a step.
         process_peak: most memory in the process's life, loading included.
+        warmup: seconds on the clock of the steps before the timed ones, in which the kernels are compiled.
         steps: the timed steps.
     """
 
     episodes: int
     warm: bool = False
+    compiled: bool = False
     floor: float = 0.0
     loaded: int = 0
     peak: int = 0
     process_peak: int = 0
+    warmup: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
     def units_per_edit(self, phase: str | None = None) -> list[float]:
@@ -116,19 +121,24 @@ class TrainingRun:
         return 1 - sum(step.read_tokens for step in self.steps) / computed if computed else 0.0
 
 
-def measure_training(setting: Setting, episodes: int, steps: int, warmup: int, *, warm: bool = False) -> TrainingRun:
+def measure_training(
+    setting: Setting, episodes: int, steps: int, warmup: int, *, warm: bool = False, compiled: bool = False
+) -> TrainingRun:
     """Train `warmup` steps for the peak memory, then `steps` timed steps with a unit after each.
 
     Args:
         setting: what is measured.
         episodes: episodes in a step.
         steps: timed steps.
-        warmup: steps before.
+        warmup: steps before; the kernels are compiled in them.
         warm: let a cache know all texts beforehand, as in later epochs, factors included; otherwise there is none.
+        compiled: with `model.torch_compile`.
     """
     quieten()
     editor, data = setting.editor(), setting.data(episodes)
-    run = TrainingRun(episodes, warm)
+    run = TrainingRun(episodes, warm, compiled)
+    if compiled:
+        editor.compiled = CompiledForwards.of(TorchCompile(), editor.frozen, editor.network_parts())
     timer = _StepTimer(run, UnitPass(editor.frozen.model, setting.unit_text(data)), warmup)
     dataset, numbers = data.train_dataloader().dataset, _numbers(data, warmup)
     if warm:
@@ -170,6 +180,7 @@ class _StepTimer(Callback):
         self._warmup = warmup
         self._clock = PhaseClock()
         self._last_unit = 0.0
+        self._began = 0.0
         self._start = (0.0, 0.0)
         self._tokens = (0, 0)
         # Of each pass of the prefix: tokens that are read, and tokens that are computed.
@@ -204,6 +215,7 @@ class _StepTimer(Callback):
         self._run.process_peak = peak_bytes()
         reset_peak()
         self._run.loaded = resident_bytes()
+        self._began = time.perf_counter()
         self._begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: EditBatch, _: int) -> None:  # noqa: ARG002
@@ -224,6 +236,7 @@ class _StepTimer(Callback):
         phases = self._clock.take()
         cpu, wall = time.process_time() - self._start[0], time.perf_counter() - self._start[1]
         if trainer.global_step == self._warmup:
+            self._run.warmup = time.perf_counter() - self._began
             self._run.peak = peak_bytes()
             self._run.process_peak = max(self._run.process_peak, self._run.peak)
             self._unit()

@@ -3,6 +3,7 @@
 Each number of episodes is measured without a cache ("cold") and with one that knows all texts, factors included
 ("warm"). Each is measured in a process of its own, so that the peak memory of one does not hide another's; the peak is
 read before the first unit runs, because a unit holds the gradients of all weights.
+With `--compile off on`, each of both also with `model.torch_compile`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def time_table(runs: Sequence[TrainingRun], rank: int) -> Table:
     table.add_section()
     table.add_row("total, CPU-seconds", *(f"{run.cpu_per_edit():.3f}" for run in runs))
     table.add_row("a unit, CPU-seconds", *(f"{run.unit():.3f}" for run in runs))
+    table.add_row("warm-up, seconds", *(f"{run.warmup:.0f}" for run in runs))
     table.add_row("edits in a second", *(f"{run.edits_per_second():.2f}" for run in runs))
     return table
 
@@ -79,7 +81,8 @@ def _table(title: str, runs: Sequence[TrainingRun]) -> Table:
     table = Table(title=title)
     table.add_column("episodes in a step")
     for run in runs:
-        table.add_column(f"{run.episodes} {'warm' if run.warm else 'cold'}", justify="right")
+        words = [f"{run.episodes} {'warm' if run.warm else 'cold'}", *(["compiled"] if run.compiled else [])]
+        table.add_column(" ".join(words), justify="right")
     return table
 
 
@@ -99,13 +102,15 @@ def summary(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def measure_apart(setting: Setting, episodes: int, steps: int, warmup: int, *, warm: bool) -> TrainingRun:
+def measure_apart(
+    setting: Setting, episodes: int, steps: int, warmup: int, *, warm: bool, compiled: bool
+) -> TrainingRun:
     """`measure_training` in a new process."""
     # Threads that wait must not burn CPU-seconds. Read when the OpenMP library is loaded.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(measure_training, setting, episodes, steps, warmup, warm=warm).result()
+        return pool.submit(measure_training, setting, episodes, steps, warmup, warm=warm, compiled=compiled).result()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,13 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--warmup", type=int, default=4, help="steps before, with the largest batches; the peak is theirs"
     )
     parser.add_argument("--cache", nargs="+", choices=("cold", "warm"), default=["cold", "warm"], help="what is kept")
+    parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"], help="model.torch_compile")
     add_options(parser)
     options = parser.parse_args(arguments)
     setting, console = setting_from(options), Console()
     runs = []
-    for episodes, warm in product(options.episodes, [cache == "warm" for cache in options.cache]):
+    caches, compiles = ([c == "warm" for c in options.cache], [c == "on" for c in options.compile])
+    for episodes, warm, compiled in product(options.episodes, caches, compiles):
         with console.status(f"{options.steps} steps of {episodes} episodes"):
-            runs.append(measure_apart(setting, episodes, options.steps, options.warmup, warm=warm))
+            runs.append(measure_apart(setting, episodes, options.steps, options.warmup, warm=warm, compiled=compiled))
     console.print(time_table(runs, setting.rank), memory_table(runs))
     save_result(setting, {"runs": [summary(run) for run in runs]}, options.output)
 

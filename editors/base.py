@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, loading_hint, weights_hash
+from editors.compilation import CompiledForwards, TorchCompile
 from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
@@ -79,6 +80,7 @@ class Editor(LightningModule):
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
         prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
+        torch_compile: what torch.compile does in a training step; `None` for nothing.
     """
 
     registered_name: ClassVar[str]
@@ -97,6 +99,7 @@ class Editor(LightningModule):
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
         prefix_cache: PrefixCache | None = None,
+        torch_compile: TorchCompile | None = None,
     ) -> None:
         super().__init__()
         # A checkpoint holds plain values only, so that it can be loaded without unpickling; hence the mapping.
@@ -106,6 +109,8 @@ class Editor(LightningModule):
         self.lr_schedule = lr_schedule
         self.warmup_steps = warmup_steps
         self.prefix_cache = PrefixCache(**prefix_cache) if isinstance(prefix_cache, Mapping) else prefix_cache
+        self.torch_compile = TorchCompile(**torch_compile) if isinstance(torch_compile, Mapping) else torch_compile
+        self.compiled = CompiledForwards()
         self.evaluator = Evaluator(generate_in_validation=generate_in_validation)
         self.strict_loading = False
         self.register_load_state_dict_post_hook(_forget_frozen)
@@ -165,7 +170,8 @@ class Editor(LightningModule):
         """Load the base model and build the hypernetwork, once. Lightning calls this in every phase.
 
         Raises:
-            EditorError: the base model is to be quantised and divided among processes.
+            EditorError: the base model is to be quantised and divided among processes, or something is to be compiled
+                that cannot be.
         """
         if hasattr(self, "network"):
             return
@@ -174,11 +180,21 @@ class Editor(LightningModule):
                 f"model.base_model.quantization {self.base_model.quantization!r} needs a strategy that keeps the base "
                 "model whole: DDP, ZeRO-1 or ZeRO-2. FSDP and ZeRO-3 divide weights as numbers, before they are packed"
             )
+        if self.torch_compile is not None:
+            divided, quantised = self._divides_base(), self.base_model.quantization is not None
+            on_cpu = self._trainer is None or (not divided and self._trainer.strategy.root_device.type == "cpu")
+            self.torch_compile.check(quantised=quantised, divided=divided, on_cpu=on_cpu)
         model = self.load_model(self.base_model)
         self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
         if self.prefix_cache is not None:
             self.frozen.use_cache(self.prefix_cache)
         self.network = self.build_network()
+        if self.torch_compile is not None:
+            self.compiled = CompiledForwards.of(self.torch_compile, self.frozen, self.network_parts())
+
+    def network_parts(self) -> list[nn.Module]:
+        """The modules of the hypernetwork that `torch_compile` compiles, each as a whole; a subclass names its own."""
+        return []
 
     def _divides_base(self) -> bool:
         """Whether the strategy divides the base model among processes; nothing is loaded yet."""
@@ -209,7 +225,8 @@ class Editor(LightningModule):
 
     def training_step(self, batch: EditBatch, _: int) -> Tensor:
         """One step over E independent episodes."""
-        losses = self.episode_losses(batch)
+        with self.compiled.active():
+            losses = self.episode_losses(batch)
         self.last_losses = losses.detach()
         for name, value in self.last_losses.items():
             if name != "shift":
@@ -387,6 +404,7 @@ class Editor(LightningModule):
             "warmup_steps": self.warmup_steps,
             "generate_in_validation": self.evaluator.generate_in_validation,
             "prefix_cache": self.prefix_cache and asdict(self.prefix_cache),
+            "torch_compile": self.torch_compile and asdict(self.torch_compile),
         }
 
 

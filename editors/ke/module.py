@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
+from editors.compilation import TorchCompile
 from editors.edits import Edit, low_rank
 from editors.errors import EditorError
 from editors.ke.condition import SEPARATORS
@@ -45,6 +46,7 @@ class KE(Editor):
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
         prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
+        torch_compile: what torch.compile does in a training step; `None` for nothing.
 
     Raises:
         EditorError: `smoothing` is not in [0, 1).
@@ -70,10 +72,12 @@ class KE(Editor):
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
         prefix_cache: PrefixCache | None = None,
+        torch_compile: TorchCompile | None = None,
     ) -> None:
         super().__init__(
-            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache
-        )
+            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache,
+            torch_compile,
+        )  # fmt: skip
         if not 0 <= smoothing < 1:
             raise EditorError(f"smoothing must be in [0, 1), got {smoothing}; the paper's is 0.1")
         self.ke = KEConfig(**ke) if isinstance(ke, Mapping) else ke
@@ -114,6 +118,10 @@ class KE(Editor):
     def network_config(self) -> dict[str, Any]:
         """The fields of `KEShape`."""
         return asdict(self.network.shape)
+
+    def network_parts(self) -> list[nn.Module]:
+        """The conditioners; the condition encoder is an LSTM, which has kernels of its own."""
+        return list(self.network.conditioners.children())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The hypernetwork, its last layers, and the multipliers, each with a learning rate of its own."""

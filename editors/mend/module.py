@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
+from torch import nn
+
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
-from editors.mend.network import MENDConfig, MENDNetwork
+from editors.compilation import TorchCompile
+from editors.mend.network import MENDConfig, MENDNetwork, Transform
 from editors.tensor_store import PrefixCache
 
 
@@ -25,6 +28,7 @@ class MEND(Editor):
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
         prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
+        torch_compile: what torch.compile does in a training step; `None` for nothing.
     """
 
     registered_name = "mend"
@@ -42,10 +46,12 @@ class MEND(Editor):
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
         prefix_cache: PrefixCache | None = None,
+        torch_compile: TorchCompile | None = None,
     ) -> None:
         super().__init__(
-            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache
-        )
+            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache,
+            torch_compile,
+        )  # fmt: skip
         self.mend = MENDConfig(**mend) if isinstance(mend, dict) else mend
         self.edit_rate_learning_rate = edit_rate_learning_rate
         own = {"mend": self.network_config(), "edit_rate_learning_rate": edit_rate_learning_rate}
@@ -58,6 +64,10 @@ class MEND(Editor):
     def network_config(self) -> dict[str, Any]:
         """The fields of `MENDConfig`."""
         return asdict(self.mend)
+
+    def network_parts(self) -> list[nn.Module]:
+        """The stacks of low-rank blocks; the normalisers before them talk to the other processes."""
+        return [module for module in self.network.modules() if isinstance(module, Transform)]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The transforms, and the edit rates with their own learning rate."""

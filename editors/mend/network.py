@@ -106,7 +106,7 @@ class LowRankBlock(nn.Module):
         return h + scaled
 
 
-class _Transform(nn.Module):
+class Transform(nn.Module):
     """A stack of low-rank blocks."""
 
     def __init__(self, width: int, config: MENDConfig, num_sites: int) -> None:
@@ -114,6 +114,7 @@ class _Transform(nn.Module):
         self.blocks = nn.ModuleList(LowRankBlock(width, config.rank, num_sites) for _ in range(config.num_blocks))
 
     def forward(self, h: Tensor, site: Tensor) -> Tensor:
+        """As `LowRankBlock`, one after the other."""
         for block in self.blocks:
             h = block(h, site)
         return h
@@ -130,9 +131,9 @@ class FactorTransform(nn.Module):
         mode = config.mode
         if mode == "one_sided":
             mode = "delta_only" if d_in > d_out else "u_only"
-        self.joint = _Transform(d_in + d_out, config, num_sites) if mode == "combined" else None
-        self.u_net = _Transform(d_in, config, num_sites) if mode in ("separate", "u_only") else None
-        self.delta_net = _Transform(d_out, config, num_sites) if mode in ("separate", "delta_only") else None
+        self.joint = Transform(d_in + d_out, config, num_sites) if mode == "combined" else None
+        self.u_net = Transform(d_in, config, num_sites) if mode in ("separate", "u_only") else None
+        self.delta_net = Transform(d_out, config, num_sites) if mode in ("separate", "delta_only") else None
 
     def forward(self, u: Tensor, delta: Tensor, site: Tensor) -> tuple[Tensor, Tensor]:
         """Transform rows `u` `[N, d_in]` and `delta` `[N, d_out]` of sites `site` `[N]`; training moves statistics."""

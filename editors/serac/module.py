@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from editors.base import Editor, EpisodeLosses
 from editors.base_model import BaseModelConfig
+from editors.compilation import TorchCompile, blocks_of
 from editors.edits import Edit
 from editors.errors import EditorError
 from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
@@ -49,6 +50,7 @@ class SERAC(Editor):
         warmup_steps: steps of linear warm-up.
         generate_in_validation: also score free generation in `validate` (always done in `test`).
         prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
+        torch_compile: what torch.compile does in a training step; `None` for nothing.
 
     Raises:
         EditorError: a number of negatives is below 0.
@@ -72,10 +74,12 @@ class SERAC(Editor):
         warmup_steps: int = 0,
         generate_in_validation: bool = False,
         prefix_cache: PrefixCache | None = None,
+        torch_compile: TorchCompile | None = None,
     ) -> None:
         super().__init__(
-            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache
-        )
+            base_model, c_edit, c_loc, learning_rate, lr_schedule, warmup_steps, generate_in_validation, prefix_cache,
+            torch_compile,
+        )  # fmt: skip
         for name, count in (("hard_negatives", hard_negatives), ("mined_negatives", mined_negatives)):
             if count < 0:
                 raise EditorError(f"{name} must be at least 0, got {count}")
@@ -104,6 +108,10 @@ class SERAC(Editor):
     def network_config(self) -> dict[str, Any]:
         """The fields of `SERACConfig`."""
         return asdict(self.serac)
+
+    def network_parts(self) -> list[nn.Module]:
+        """The blocks of the scope classifier's encoders, and of a counterfactual model of its own."""
+        return blocks_of(self.network)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The counterfactual model, and the scope classifier with its own learning rate."""

@@ -20,6 +20,19 @@ def test_mend_trains_on_a_base_model_in_four_bits(tiny_world: TinyWorld, tmp_pat
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("editor", ["mend", "ke", "serac"])
+def test_a_compiled_training_finds_what_a_plain_one_finds(tiny_world: TinyWorld, tmp_path: Path, editor: str) -> None:
+    """Which parts are compiled, and that losses agree more closely, is tested on the CPU."""
+    found = {}
+    for name, options in (("plain", []), ("compiled", ["--model.torch_compile.parts=all"])):
+        under = ["--config=configs/strategy/single_gpu.yaml", "--trainer.devices=1", *options]
+        done = run_process(tiny_world.arguments("fit", tmp_path / name, *under, editor=editor))
+        assert done.returncode == 0, done.stderr
+        results = json.loads((max((tmp_path / name).iterdir()) / "results/metrics.json").read_text())
+        found[name] = results["metrics"]["loss/total"]
+    assert found["compiled"] == pytest.approx(found["plain"], rel=1e-2)
+
+
 @pytest.mark.parametrize("strategy", ["single_gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp"])
 def test_mend_trains_and_goes_on(tiny_world: TinyWorld, tmp_path: Path, strategy: str) -> None:
     root = tmp_path / "runs"
