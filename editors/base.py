@@ -9,7 +9,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +26,7 @@ from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
-from editors.losses import answer_nll, episode_means, largest_change, locality_kl, mean_over_present
+from editors.losses import EpisodeLosses, answer_nll, episode_means, largest_change, locality_kl, mean_over_present
 from editors.seq2seq import is_encoder_decoder
 from editors.sharding import whole, whole_shapes
 from editors.tensor_store import PrefixCache
@@ -35,35 +35,6 @@ from editors.tokens import EditBatch, TokenBatch
 
 FROZEN_PREFIX = "frozen."
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class EpisodeLosses:
-    """Losses of a step; scalars in nats per token, averaged over episodes.
-
-    Args:
-        total: what is minimised.
-        edit: the edit loss; negative log-likelihood of the target after a paraphrase, under the edited model.
-        locality: `KL(base || edited)` on the locality answers.
-        shift: largest change of any logit on the locality texts; NaN where that is not computed.
-        edit_before: negative log-likelihood of the target after the edit prompt, under the base model; `None` where
-            that is not computed.
-    """
-
-    total: Tensor
-    edit: Tensor
-    locality: Tensor
-    shift: Tensor
-    edit_before: Tensor | None = None
-
-    def detach(self) -> EpisodeLosses:
-        """The same numbers without their autograd history."""
-        return EpisodeLosses(**{name: value.detach() for name, value in self.items()})
-
-    def items(self) -> list[tuple[str, Tensor]]:
-        """Those losses that were computed, by name."""
-        values = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        return [(name, value) for name, value in values if value is not None]
 
 
 class Editor(LightningModule):

@@ -1,10 +1,11 @@
-"""Losses over answer tokens, averaged for each episode first.
+"""Losses over answer tokens, averaged for each episode first, and what a training step has of them.
 
 Shape legend: N answer tokens, V vocabulary, E episodes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,7 +13,37 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+# How many rows `[V]` of a table of logits are worked on at once.
 _ROWS_AT_ONCE = 8
+
+
+@dataclass
+class EpisodeLosses:
+    """Losses of a step; scalars in nats per token, averaged over episodes.
+
+    Args:
+        total: what is minimised.
+        edit: the edit loss; negative log-likelihood of the target after a paraphrase, under the edited model.
+        locality: `KL(base || edited)` on the locality answers.
+        shift: largest change of any logit on the locality texts; NaN where that is not computed.
+        edit_before: negative log-likelihood of the target after the edit prompt, under the base model; `None` where
+            that is not computed.
+    """
+
+    total: Tensor
+    edit: Tensor
+    locality: Tensor
+    shift: Tensor
+    edit_before: Tensor | None = None
+
+    def detach(self) -> EpisodeLosses:
+        """The same numbers without their autograd history."""
+        return EpisodeLosses(**{name: value.detach() for name, value in self.items()})
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Those losses that were computed, by name."""
+        values = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return [(name, value) for name, value in values if value is not None]
 
 
 def episode_means(values: Tensor, episode: Tensor, num_episodes: int) -> tuple[Tensor, Tensor]:

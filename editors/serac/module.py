@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
 
-from editors.base import Editor, EpisodeLosses
+from editors.base import Editor
 from editors.base_model import BaseModelConfig
 from editors.compilation import TorchCompile, blocks_of
 from editors.edits import Edit
 from editors.errors import EditorError
-from editors.losses import answer_nll, episode_means, locality_kl, mean_over_present
+from editors.losses import EpisodeLosses, answer_nll, episode_means, locality_kl, mean_over_present
 from editors.requests import EditRequest
 from editors.serac.counterfactual.interface import mix
 from editors.serac.mining import MinedNegatives

@@ -10,8 +10,8 @@ import torch
 
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
 from datamodules.records import EditRecord, Probe
-from editors.base import EpisodeLosses
 from editors.base_model import BaseModelConfig, load_tokenizer
+from editors.losses import EpisodeLosses
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.text_encoder import DecoderOnlyTexts

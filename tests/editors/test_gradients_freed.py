@@ -10,8 +10,8 @@ from lightning import Trainer
 
 from datamodules.base import EditDataModule
 from datamodules.sources import ZsRE
-from editors.base import EpisodeLosses
 from editors.base_model import BaseModelConfig
+from editors.losses import EpisodeLosses
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.tokens import EditBatch
