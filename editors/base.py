@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
@@ -141,8 +142,7 @@ class Editor(LightningModule):
         """Load the base model and build the hypernetwork, once. Lightning calls this in every phase.
 
         Raises:
-            EditorError: the base model is to be quantised and divided among processes, or something is to be compiled
-                that cannot be.
+            EditorError: the strategy cannot do what is asked for: quantised weights, a cache, or compiling.
         """
         if hasattr(self, "network"):
             return
@@ -151,17 +151,32 @@ class Editor(LightningModule):
                 f"model.base_model.quantization {self.base_model.quantization!r} needs a strategy that keeps the base "
                 "model whole: DDP, ZeRO-1 or ZeRO-2. FSDP and ZeRO-3 divide weights as numbers, before they are packed"
             )
-        if self.torch_compile is not None:
-            divided, quantised = self._divides_base(), self.base_model.quantization is not None
-            on_cpu = self._trainer is None or (not divided and self._trainer.strategy.root_device.type == "cpu")
-            self.torch_compile.check(quantised=quantised, divided=divided, on_cpu=on_cpu)
+        if self.prefix_cache is not None and self._divides_base():
+            raise EditorError(
+                "model.prefix_cache needs a strategy that keeps the base model whole (DDP, ZeRO-1, ZeRO-2): processes "
+                "that share it must run equally many passes, whatever each has kept. Leave it out under FSDP and ZeRO-3"
+            )
+        compiled = self._compilation()
         model = self.load_model(self.base_model)
         self.frozen = FrozenLM(model, self.base_model.sites, self.base_model.num_blocks)
         if self.prefix_cache is not None:
             self.frozen.use_cache(self.prefix_cache)
         self.network = self.build_network()
-        if self.torch_compile is not None:
-            self.compiled = CompiledForwards.of(self.torch_compile, self.frozen, self.network_parts())
+        if compiled is not None:
+            self.compiled = CompiledForwards.of(compiled, self.frozen, self.network_parts())
+
+    def _compilation(self) -> TorchCompile | None:
+        """What is compiled in this run: only training steps are, so that an editor is tested where nothing can be."""
+        trainer, settings = self._trainer, self.torch_compile
+        if settings is None or (trainer is not None and trainer.state.fn != TrainerFn.FITTING):
+            return None
+        settings.check(
+            quantised=self.base_model.quantization is not None,
+            divided=self._divides_base(),
+            scaled=trainer is not None and trainer.precision == "16-mixed",
+            on_cpu=trainer is None or (not self._divides_base() and trainer.strategy.root_device.type == "cpu"),
+        )
+        return settings
 
     def network_parts(self) -> list[nn.Module]:
         """The modules of the hypernetwork that `torch_compile` compiles, each as a whole; a subclass names its own."""
@@ -303,7 +318,7 @@ class Editor(LightningModule):
         """Write what is not in a file yet, and say what the cache was good for."""
         for kind, store in self.frozen.stores.items():
             store.flush()
-            _LOG.info("Prefix cache, %s: %d of %d texts had come before.", kind, store.hits, store.hits + store.misses)
+            _LOG.info("Cache, %s: %d of %d texts had come before.", kind, store.hits, store.hits + store.misses)
 
     # --- validation --------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # A function is compiled anew for passes with and without gradients and mask, and for one text; not for other lengths.
 _VARIANTS = 32
+_PASSED_TWICE = (
+    "the scale of float16 gradients is found by passing backwards again, and a compiled backward pass is spent then"
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,13 @@ class TorchCompile:
     mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
     parts: Literal["all", "network", "base_model"] = "all"
 
-    def check(self, *, quantised: bool, divided: bool, on_cpu: bool) -> None:
+    def check(self, *, quantised: bool, divided: bool, scaled: bool, on_cpu: bool) -> None:
         """Refuse what cannot be compiled, before anything is loaded.
 
         Args:
             quantised: the base model will be.
             divided: the strategy divides models among processes.
+            scaled: the base model computes in float16 (16-mixed), so that its gradients are scaled.
             on_cpu: training runs there.
 
         Raises:
@@ -60,6 +64,11 @@ class TorchCompile:
             raise EditorError(
                 f"model.torch_compile.parts {self.parts!r} needs a base model whose weights are numbers; with "
                 "model.base_model.quantization, use parts network"
+            )
+        if scaled and self.parts != "network":
+            raise EditorError(
+                f"model.torch_compile.parts {self.parts!r} cannot do with trainer.precision 16-mixed; {_PASSED_TWICE}. "
+                "Use parts network, or bf16-mixed"
             )
         if on_cpu:
             _require_compiler()
@@ -89,12 +98,14 @@ class CompiledForwards:
             EditorError: a base model in float16 is to be compiled.
         """
         if settings.parts != "network" and frozen.model.dtype == torch.float16:
-            # Their scale is found by passing backwards again, and a compiled backward pass has spent its buffers then.
             raise EditorError(
                 f"model.torch_compile.parts {settings.parts!r} needs a base model in float32 or bfloat16, and this one "
-                "is in float16; use parts network, or set model.base_model.dtype"
+                f"is in float16; {_PASSED_TWICE}. Use parts network, or set model.base_model.dtype"
             )
         base = [] if settings.parts == "network" else hook_free_parts(frozen.model, frozen.sites)
+        if base:
+            # Going on behind keys would be compiled for every block by itself: each has a number that its graph holds.
+            frozen.read_whole_texts()
         network = [] if settings.parts == "base_model" else network_parts
         return cls([*base, *network], settings.mode)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from editors.sites import is_linear, linear_widths
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from transformers import PreTrainedTokenizerBase
-
-    from editors.requests import EditRequest
     from editors.tokens import TokenBatch
 
 _FORMAT = "hyperedit-low-rank-edit-1"
@@ -84,34 +81,6 @@ class Edit(Protocol):
     @staticmethod
     def compose(edits: Any) -> Edit:
         """One edit that does what all `edits`, of this kind, do together."""
-
-
-@runtime_checkable
-class TextEditNetwork(Protocol):
-    """A network that makes edits of texts, rather than of what the base model computes on them."""
-
-    tokenizer: PreTrainedTokenizerBase | None
-    """The base model's; whoever uses the network sets it."""
-
-    def remember(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> Edit:
-        """The edit of each episode.
-
-        Args:
-            requests: the facts to change.
-            episode: for each request its episode.
-            num_episodes: E.
-        """
-
-
-@runtime_checkable
-class ModelKeepingNetwork(Protocol):
-    """A network built with other models, named in its configuration; an artifact keeps what building them takes.
-
-    Its class takes the folder of `keep_models` as third argument, to build them from in place of their names.
-    """
-
-    def keep_models(self, folder: Path) -> None:
-        """Write what the network has to be built with, besides its configuration and its tensors, into a folder."""
 
 
 @dataclass

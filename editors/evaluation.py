@@ -128,6 +128,9 @@ class _Passes:
             return _Run(edit, logits, None)
         kept = {name: below.branch() for name, below in self._kept.items()}
         logits = {n: self._frozen.logits(t, edit, self.hidden[n], kept[n]) for n, t in self._probes.items()}
+        parts = 1 + bool(self._frozen.prefix_depth)
+        if not all(len(own.parts) and all(len(row) == parts for row in own.parts.values()) for own in kept.values()):
+            return _Run(edit, logits, None)  # keys of this model cannot be kept
         return _Run(edit, logits, {n: Begun(logits[n].argmax(dim=-1), kept[n]) for n in logits})
 
     def _run_changed(self, edit: Edit, base: _Run) -> _Run:

@@ -18,7 +18,7 @@ from editors.edit_signal import EditSignal, Factors
 from editors.edits import Edit, LowRankEdit
 from editors.errors import EditorError
 from editors.generation import Begun, generate
-from editors.key_values import KeyValues, goes_on_behind_keys, text_in_cache
+from editors.key_values import KeyValues, goes_on_behind_keys, is_complete, text_in_cache
 from editors.known_answers import KnownAnswers
 from editors.known_factors import KnownFactors
 from editors.length_groups import length_groups
@@ -86,7 +86,7 @@ class FrozenLM(nn.Module):
         self._inputs = model_inputs(model)
         name, blocks = next(iter(find_stacks(model).items()))
         depths = [block_index(site, name) for site in self.sites if site.startswith(f"{name}.")]
-        self._last_block = blocks[-1]
+        self._blocks = list(blocks)
         depth = min(depths, default=len(blocks))
         self._prefix = FrozenPrefix(list(blocks), depth, self._inputs.read, goes_on=goes_on_behind_keys(model))
         self._answers: KnownAnswers | None = None
@@ -127,6 +127,10 @@ class FrozenLM(nn.Module):
             kept: for each batch where to keep the texts' keys and values (decoder-only models).
         """
         return self._prefix.states(batches, kept, in_step=self.is_shared)
+
+    def read_whole_texts(self) -> None:
+        """Read leading tokens that texts have in common with each of them, from now on."""
+        self._prefix.goes_on = False
 
     # --- what is kept ------------------------------------------------------------------------------------------------
 
@@ -176,12 +180,14 @@ class FrozenLM(nn.Module):
             tokens: the texts.
             edit: run with this edit; texts are matched to episodes by `tokens.episode`.
             hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit; not used if the edit changes them.
-            kept: where to keep keys and values of the blocks that run (decoder-only; edits that keep the prefix).
+            kept: where to keep keys and values of the blocks that run (decoder-only; edits that keep the prefix), if
+                those of this model can be kept.
         """
         hidden = hidden if edit is None or edit.keeps_prefix else None
         cache = None if kept is None else DynamicCache()
         logits = self._run(tokens, edit, hidden, cache)
-        if kept is not None and cache is not None:
+        above = len(self._blocks) - (0 if hidden is None else self.prefix_depth)
+        if kept is not None and cache is not None and is_complete(cache, above):
             for row, mask in enumerate(tokens.attention_mask.bool()):
                 kept.add(row, text_in_cache(cache, row, mask))
         return logits
@@ -252,7 +258,7 @@ class FrozenLM(nn.Module):
             states: Tensor = output[0] if isinstance(output, tuple) else output
             seen.append(states.flatten(0, 1)[tokens.positions])
 
-        handle = self._last_block.register_forward_hook(record)
+        handle = self._blocks[-1].register_forward_hook(record)
         try:
             self._run(tokens, None, hidden, None, lambda states: states[:, :0])
         finally:

@@ -5,6 +5,7 @@ Shape legend: N answer tokens, V vocabulary, E episodes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# How many rows `[V]` of a table of logits are worked on at once.
-_ROWS_AT_ONCE = 8
+# Of a table of logits so many numbers are worked on at once: on a CPU few, to save memory; on a GPU as few kernels as
+# that allows.
+_NUMBERS_AT_ONCE = {"cpu": 400_000}
+_NUMBERS_AT_ONCE_ELSEWHERE = 16_000_000
 
 
 @dataclass
@@ -100,7 +103,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, base_logits: Tensor, edited_logits: Tensor, difference: Tensor) -> Tensor:
-        parts = (tensor.split(_ROWS_AT_ONCE) for tensor in (base_logits, edited_logits, difference))
+        parts = (_some_rows(tensor) for tensor in (base_logits, edited_logits, difference))
         divergence = torch.cat([_divergence(*rows) for rows in zip(*parts, strict=True)])
         ctx.save_for_backward(difference)
         ctx.dtype = edited_logits.dtype
@@ -115,8 +118,14 @@ class _Divergence(torch.autograd.Function):
 
 def largest_change(base_logits: Tensor, edited_logits: Tensor) -> Tensor:
     """`[]` the largest absolute difference between two `[N, V]` of logits."""
-    parts = zip(base_logits.split(_ROWS_AT_ONCE), edited_logits.detach().split(_ROWS_AT_ONCE), strict=True)
+    parts = zip(_some_rows(base_logits), _some_rows(edited_logits.detach()), strict=True)
     return torch.stack([(base - edited).abs_().max() for base, edited in parts]).max()
+
+
+def _some_rows(logits: Tensor) -> Sequence[Tensor]:
+    """`[N, V]` in parts of a few rows."""
+    numbers = _NUMBERS_AT_ONCE.get(logits.device.type, _NUMBERS_AT_ONCE_ELSEWHERE)
+    return logits.split(max(1, numbers // logits.shape[-1]))
 
 
 def _divergence(base_logits: Tensor, edited_logits: Tensor, difference: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class FrozenPrefix:
         goes_on: see `goes_on_behind_keys`; then texts that begin alike may share their leading tokens.
 
     Attributes:
+        goes_on: as above; it ends where it turns out that the keys of this model cannot be kept.
         store: where states are kept for the next time a text comes; `None` to read it again.
     """
 
@@ -50,7 +51,7 @@ class FrozenPrefix:
         self.depth = depth
         self._blocks = blocks
         self._run = run
-        self._goes_on = goes_on
+        self.goes_on = goes_on
         self._relative = _relative_attention(self._blocks[0])
         self._block_returns_tuple: bool | None = None
         self.store: TensorStore | None = None
@@ -98,7 +99,7 @@ class FrozenPrefix:
             in_step: processes share the model, and need equally many passes.
         """
         cost = reading_cost(device, in_step=in_step)
-        lengths = shared_starts(texts, cost) if self._goes_on and not in_step else {}
+        lengths = shared_starts(texts, cost) if self.goes_on and not in_step else {}
         starts = {text: text[:length] for text, length in lengths.items()}
         firsts = list(dict.fromkeys(starts.get(text, text) for text in texts))
         kept = {} if keys is None else keys
@@ -111,7 +112,7 @@ class FrozenPrefix:
             begun = {text: starts[text] for text in rest}
             return states | self._read_on(begun, device, states, kept, () if keys is None else rest)
         # Now it is known that the keys and values of this model cannot be kept.
-        self._goes_on = False
+        self.goes_on = False
         return states | self._read_together(rest, device, keys, in_step=in_step)
 
     def _read_on(

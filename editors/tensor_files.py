@@ -34,6 +34,9 @@ class TensorFiles:
         folder: where; each identity gets a folder of its own in it.
         identity: a hash of all that entries depend on besides their keys.
         limit: most bytes of one identity's files.
+
+    Attributes:
+        full: something did not fit.
     """
 
     def __init__(self, folder: str | Path, identity: str, limit: int) -> None:
@@ -42,7 +45,7 @@ class TensorFiles:
         self._limit = limit
         self._places: dict[Key, tuple[_OpenFile, int]] = {}
         self._known: set[Path] = set()
-        self._full = False
+        self.full = False
         self._open_new()
 
     def get(self, key: Key) -> Entry | None:
@@ -72,9 +75,9 @@ class TensorFiles:
             self._open_new()
 
     def _say_full(self) -> None:
-        if not self._full:
+        if not self.full:
             _LOG.warning("The files in %s fill their %d MB; no more are written.", self._folder, self._limit // 10**6)
-        self._full = True
+        self.full = True
 
     def _open_new(self) -> None:
         """Open the files that are new in the folder."""

@@ -73,7 +73,8 @@ class TensorStore:
         self._model = model
         self._rounds = settings.dtype == "bfloat16"
         self._entries: dict[Key, Entry] = {}
-        self._types: dict[str, torch.dtype] = {}
+        # Of each entry, before it was rounded: with autocast they are others than without.
+        self._types: dict[Key, dict[str, torch.dtype]] = {}
         self._bytes = 0
         self._limit = settings.megabytes * _BYTES
         self._files: TensorFiles | None = None
@@ -87,7 +88,7 @@ class TensorStore:
         key = self._where_computed(key)
         found = self._entries.get(key)
         if found is not None:
-            found = {name: part.to(self._types[name]) for name, part in found.items()}
+            found = {name: part.to(self._types[key][name]) for name, part in found.items()}
         elif self._files is not None:
             found = self._files.get(key)
         if found is None:
@@ -99,15 +100,13 @@ class TensorStore:
     def put(self, key: Key, entry: Entry) -> None:
         """Keep the tensors of a key, if there is room."""
         key = self._where_computed(key)
-        if key in self._entries:
+        size = sum(part.numel() * self._kept_as(part).itemsize for part in entry.values())
+        full = self._bytes + size > self._limit if self._files is None else self._files.full
+        if full or key in self._entries:
             return
         # Copies, not views that would hold the whole batch.
-        kept = {name: part.to("cpu", self._kept_as(part), copy=True) for name, part in entry.items()}
-        size = sum(part.nbytes for part in kept.values())
-        if self._files is None and self._bytes + size > self._limit:
-            return
-        self._entries[key] = kept
-        self._types = {name: part.dtype for name, part in entry.items()}
+        self._entries[key] = {name: part.to("cpu", self._kept_as(part), copy=True) for name, part in entry.items()}
+        self._types[key] = {name: part.dtype for name, part in entry.items()}
         self._bytes += size
         if self._files is not None and self._bytes >= _FILE_BYTES:
             self.flush()
@@ -132,9 +131,14 @@ class TensorStore:
 
     def flush(self) -> None:
         """Write what has come together to a file, where there is a folder."""
-        if self._files is not None and self._entries:
-            self._files.write(self._entries, self._types)
-            self._entries, self._bytes = {}, 0
+        if self._files is None:
+            return
+        together: dict[str, list[Key]] = {}
+        for key, types in self._types.items():
+            together.setdefault(str(types), []).append(key)
+        for keys in together.values():
+            self._files.write({key: self._entries[key] for key in keys}, self._types[keys[0]])
+        self._entries, self._types, self._bytes = {}, {}, 0
 
     def _kept_as(self, part: Tensor) -> torch.dtype:
         """Tables are rounded; of single numbers (a loss) there is nothing to save."""

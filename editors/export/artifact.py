@@ -20,11 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from editors.base_model import BaseModelConfig, loading_hint, longest_text, weights_hash
-from editors.edits import Edit, ModelKeepingNetwork, TextEditNetwork
+from editors.edits import Edit
 from editors.errors import ArtifactError, BaseModelError, EditorError
 from editors.export.card import model_card
 from editors.files import new_folder, save_json, save_tensors, save_text
 from editors.making import EditMaker, frozen_for_editing, request_tokens
+from editors.network_kinds import ModelKeepingNetwork, TextEditNetwork
 from editors.registry import registered_editor
 from editors.requests import EditRequest
 from editors.seq2seq import is_encoder_decoder

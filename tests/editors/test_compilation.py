@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 
@@ -26,7 +27,7 @@ from editors.ke.network import KEConfig
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.sites import is_linear
-from editors.tokens import EditBatch
+from editors.tokens import EditBatch, EncodedText, collate_texts
 from tests.editors.test_prefix_cache import batches
 from tests.tiny_models import ARCHITECTURES, tiny_model
 from tests.tiny_world import TinyWorld
@@ -161,20 +162,25 @@ def losses(root: Path) -> dict[int, float]:
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
+def fitting(strategy: Any, precision: str = "32-true", phase: TrainerFn = TrainerFn.FITTING) -> SimpleNamespace:
+    """As much of a trainer as a model asks before it is loaded."""
+    return SimpleNamespace(strategy=strategy, precision=precision, state=SimpleNamespace(fn=phase))
+
+
 @pytest.mark.parametrize("strategy", [FSDPStrategy(), SimpleNamespace(zero_stage_3=True)], ids=["FSDP", "ZeRO-3"])
 def test_strategies_that_divide_models_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = MEND(BaseModelConfig("nowhere"), torch_compile=TorchCompile())
-    monkeypatch.setattr(made, "_trainer", SimpleNamespace(strategy=strategy))
+    monkeypatch.setattr(made, "_trainer", fitting(strategy))
     with pytest.raises(EditorError, match=r"torch_compile needs a strategy that keeps models whole: DDP"):
         made.configure_model()
 
 
 def test_of_a_quantised_base_model_only_the_network_is_compiled() -> None:
-    TorchCompile(parts="network").check(quantised=True, divided=False, on_cpu=False)
+    TorchCompile(parts="network").check(quantised=True, divided=False, scaled=False, on_cpu=False)
     with pytest.raises(
         EditorError, match=r"parts 'all' needs a base model whose weights are numbers; .* parts network"
     ):
-        TorchCompile().check(quantised=True, divided=False, on_cpu=False)
+        TorchCompile().check(quantised=True, divided=False, scaled=False, on_cpu=False)
 
 
 def test_a_base_model_in_float16_is_not_compiled() -> None:
@@ -188,3 +194,36 @@ def test_a_missing_compiler_is_told_before_anything_is_loaded(monkeypatch: pytes
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EditorError, match=r"'no-such-compiler' is not on the PATH\. Install it, name another one"):
         MEND(BaseModelConfig("nowhere"), torch_compile=TorchCompile()).configure_model()
+
+
+def test_a_trained_editor_is_scored_where_there_is_no_compiler(
+    tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    made = MEND(BaseModelConfig(str(tiny_world.model), dtype="float32"), torch_compile=TorchCompile())
+    on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
+    monkeypatch.setattr(made, "_trainer", fitting(on_cpu, phase=TrainerFn.VALIDATING))
+    made.configure_model()
+
+
+def test_scaled_gradients_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MEND(BaseModelConfig("nowhere"), torch_compile=TorchCompile())
+    monkeypatch.setattr(made, "_trainer", fitting(SimpleNamespace(root_device=torch.device("cuda")), "16-mixed"))
+    with pytest.raises(EditorError, match=r"parts 'all' cannot do with trainer\.precision 16-mixed; .* parts network"):
+        made.configure_model()
+
+
+def test_texts_are_read_whole_where_their_blocks_are_compiled() -> None:
+    frozen = FrozenLM(tiny_model("llama"), num_blocks=2)
+    shared = tuple(range(3, 43))
+    texts = [EncodedText((*shared, 50 + i, 60, 61), 41, 43) for i in range(12)]
+    batch = collate_texts(texts, range(12), 0)
+    read: list[int] = []
+    frozen.model.model.register_forward_pre_hook(
+        lambda _, __, arguments: read.append(arguments["input_ids"].numel()), with_kwargs=True
+    )
+    for settings, whole in ((TorchCompile(parts="network"), False), (TorchCompile(parts="base_model"), True)):
+        CompiledForwards.of(settings, frozen, [])
+        read.clear()
+        frozen.prefix([batch])
+        assert (sum(read) == batch.input_ids.numel()) is whole

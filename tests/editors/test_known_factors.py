@@ -48,7 +48,8 @@ def assert_same(found: EditSignal, expected: EditSignal, tolerance: float = 1e-6
         close(found.factors[site].delta, factors.delta)
         assert not found.factors[site].u[~real].any()
     assert torch.equal(found.predicted, expected.predicted)
-    assert found.tokens is not None
+    assert torch.equal(found.tokens.input_ids, expected.tokens.input_ids)
+    assert torch.equal(found.tokens.episode, expected.tokens.episode)
     assert found.num_episodes == expected.num_episodes
     close(found.loss, expected.loss)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
 from datamodules.records import EditRecord, Probe
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
+from editors.errors import EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
 from editors.ke.module import KE
@@ -167,5 +170,13 @@ def test_the_log_says_how_much_had_come_before(tiny_world: TinyWorld, caplog: py
         step(made, batch)
     with caplog.at_level("INFO", "editors.base"):
         made.teardown("fit")
-    assert "Prefix cache, base model's answers: 2 of 4 texts had come before" in caplog.text
-    assert "Prefix cache, factors: 2 of 4 texts had come before" in caplog.text
+    assert "Cache, base model's answers: 2 of 4 texts had come before" in caplog.text
+    assert "Cache, factors: 2 of 4 texts had come before" in caplog.text
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy(), SimpleNamespace(zero_stage_3=True)], ids=["FSDP", "ZeRO-3"])
+def test_strategies_that_divide_the_base_model_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MEND(BaseModelConfig("nowhere"), prefix_cache=PrefixCache())
+    monkeypatch.setattr(made, "_trainer", SimpleNamespace(strategy=strategy))
+    with pytest.raises(EditorError, match=r"prefix_cache needs a strategy that keeps the base model whole"):
+        made.configure_model()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +56,30 @@ def test_what_autocast_computed_is_not_found_without_it(settings: PrefixCache) -
         store.flush()
         assert store.get((1, 2)) is not None
     assert store.get((1, 2)) is None
+
+
+def test_entries_of_different_types_come_back_as_they_were(settings: PrefixCache) -> None:
+    store = opened(settings)
+    plain = {name: part.float() for name, part in entry((1, 2)).items()}
+    half = {name: part.bfloat16() for name, part in plain.items()}
+    for key, kept in (((1, 2), plain), ((3, 4), half)):
+        store.put(key, kept)
+    store.flush()
+    for key, kept in (((1, 2), plain), ((3, 4), half)):
+        assert same(store.get(key), kept)
+
+
+def test_where_there_is_no_more_room_nothing_is_copied(settings: PrefixCache) -> None:
+    store = opened(dataclasses.replace(settings, megabytes=1))
+    for number in range(4):
+        store.put((number, *LONG), entry((number, *LONG)))
+        store.flush()
+
+    class Uncopied(torch.Tensor):
+        def to(self, *_: Any, **__: Any) -> torch.Tensor:
+            raise AssertionError("copied")
+
+    store.put((9,), {name: part.as_subclass(Uncopied) for name, part in entry((9, *LONG)).items()})
 
 
 def test_only_what_is_missing_is_computed_and_that_once(settings: PrefixCache) -> None:
