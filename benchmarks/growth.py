@@ -197,18 +197,18 @@ def result_table(costs: Mapping[str, Sequence[Cost]]) -> Table:
     return table
 
 
-def draw(costs: Mapping[str, Sequence[Cost]], path: Path) -> None:
-    """A panel for each axis."""
+def drawn(costs: Mapping[str, Sequence[Cost]]) -> Figure:
+    """A picture with a panel for each axis."""
     figure = Figure(figsize=(3 * len(costs), 3), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, (axis, own) in zip(panels, costs.items(), strict=True):
         for state in ("cold", "warm"):
             axes.plot([getattr(c.size, axis) for c in own], [getattr(c, state) for c in own], marker="o", label=state)
-        axes.set(xlabel=_LABELS[axis], ylim=(0, None), xlim=(0, None))
-    panels[0].set_ylabel("one training edit, units")
+        axes.set(xlabel=_LABELS[axis], xlim=(0, None))
+    # Only now: a limit that is set ends the fitting of the shared scale to further panels.
+    panels[0].set(ylim=(0, None), ylabel="one training edit, units")
     panels[0].legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.output:
         plain = {axis: [asdict(cost) for cost in own] for axis, own in costs.items()}
         save_result(setting, {"growth": plain}, options.output)
-        draw(costs, options.output.with_suffix(".png"))
+        drawn(costs).savefig(options.output.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks import growth
-from benchmarks.growth import Size, last_blocks, measure_growth
+from benchmarks.growth import Cost, Size, last_blocks, measure_growth
 from benchmarks.measure import UnitPass
 from benchmarks.setting import Setting
 from editors.base_model import load_base_model
@@ -108,3 +108,15 @@ def test_growth_from_the_command_line(setting: Setting, tmp_path: Path, capsys: 
     assert all(cost["cold"] > 0 and cost["warm"] > 0 and cost["unit"] > 0 for own in written.values() for cost in own)
     assert output.with_suffix(".png").stat().st_size > 1000
     assert "blocks of the base model" in capsys.readouterr().out
+
+
+def test_every_point_is_inside_its_panel() -> None:
+    size = Size(blocks=30, edited_blocks=3, rank=512, episodes=4, tokens=16)
+    costs = {
+        "blocks": [Cost(replace(size, blocks=b), cold=0.1, warm=0.05, unit=1.0) for b in (10, 30)],
+        "tokens": [Cost(replace(size, tokens=t), cold=t / 16, warm=t / 32, unit=1.0) for t in (8, 64)],
+    }
+    for panel in growth.drawn(costs).axes:
+        low, high = panel.get_ylim()
+        assert low == 0
+        assert all(value < high for line in panel.lines for value in line.get_ydata())
