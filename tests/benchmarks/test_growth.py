@@ -119,4 +119,5 @@ def test_every_point_is_inside_its_panel() -> None:
     for panel in growth.drawn(costs).axes:
         low, high = panel.get_ylim()
         assert low == 0
-        assert all(value < high for line in panel.lines for value in line.get_ydata())
+        points: list[Any] = [line.get_ydata() for line in panel.lines]
+        assert all(max(values) < high for values in points)
