@@ -9,6 +9,7 @@ from torch import Tensor
 from editors.edits import LowRankEdit
 from editors.frozen import FrozenLM
 from editors.length_groups import length_groups
+from editors.text_groups import groups, reading_cost
 from editors.tokens import PaddingSide, TokenBatch, collate_texts
 from tests.tiny_models import ARCHITECTURES, PAD_ID, random_edit, random_texts, tiny_model
 
@@ -86,6 +87,22 @@ def test_little_padding_is_computed_and_the_head_runs_once() -> None:
 def test_one_pass_is_one_group() -> None:
     (group,) = length_groups(batches(), [None, None], one_pass=True)
     assert group.tokens.num_texts == sum(map(len, LENGTHS))
+
+
+def test_where_processes_share_the_model_all_texts_have_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gathering the weights for another pass would cost more than padding."""
+    lengths = [8, 60, 8, 60] * 4
+    assert len(groups(lengths, reading_cost(torch.device("cpu")))) == 2
+    assert len(groups(lengths, reading_cost(torch.device("cpu"), in_step=True))) == 1
+    lm, passes = FrozenLM(tiny_model("llama"), num_blocks=2), []
+    parts = batches()
+    hidden, edit = lm.prefix(parts), trained(lm)
+    lm.model.get_submodule(lm.sites[-1]).register_forward_hook(lambda *_: passes.append(1))
+    for shared, count in ((False, 2), (True, 1)):
+        monkeypatch.setattr(FrozenLM, "is_shared", shared)
+        passes.clear()
+        lm.logits_together(parts, edit, hidden)
+        assert len(passes) == count
 
 
 def test_groups_hold_every_text_and_answer_once() -> None:

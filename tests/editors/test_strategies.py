@@ -58,3 +58,14 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, arguments:
     installed(monkeypatch)
     with pytest.raises(EditorError, match=message):
         ZeRO(**arguments)
+
+
+def test_deepspeed_is_told_what_may_stay_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    settings = ZeRO(stage=3, keep_whole_below=5, live_elements=7).config
+    assert settings is not None
+    found = {
+        name: settings["zero_optimization"][f"stage3_{name}"]
+        for name in ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance")
+    }
+    assert found == {"param_persistence_threshold": 5, "max_live_parameters": 7, "max_reuse_distance": 7}
