@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from editors.base import Editor
-from editors.tensor_store import PrefixCache
+from editors.cache.store import PrefixCache
 from editors.tokens import EditBatch, EncodedText, TokenBatch
 
 # Room for the texts of any benchmark.
@@ -118,7 +118,7 @@ def learn_texts(editor: Editor, batches: Iterable[EditBatch]) -> None:
     for batch in batches:
         edit, _, locality = frozen.prefix(training_texts(batch))
         frozen.capture(batch.edit, batch.num_episodes, edit)
-        frozen.base_logits(batch.locality, locality)
+        frozen.base_answers(batch.locality, locality)
 
 
 def training_texts(batch: EditBatch) -> list[TokenBatch]:

@@ -20,6 +20,7 @@ from datamodules.locality_pool import read_locality_pool
 from datamodules.readable import readable_data
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
+from editors.base import Editor
 from editors.base_model import BaseModelConfig, load_tokenizer, reads_with_an_encoder
 from editors.errors import DataError
 from editors.text_encoder import text_encoder
@@ -155,9 +156,13 @@ class EditDataModule(LightningDataModule):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer."""
+        """The base model's tokenizer: that of the editor that is trained or scored, where it edits this model."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.base_model)
+            editor = getattr(self.trainer, "lightning_module", None)
+            if isinstance(editor, Editor) and editor.base_model == self.base_model:
+                self._tokenizer = editor.tokenizer
+            else:
+                self._tokenizer = load_tokenizer(self.base_model)
         return self._tokenizer
 
     @cached_property

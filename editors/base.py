@@ -21,7 +21,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
+from editors.answer_logits import AnswerLogits
 from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, loading_hint, weights_hash
+from editors.cache.store import PrefixCache
 from editors.compilation import CompiledForwards, TorchCompile
 from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
@@ -30,7 +32,6 @@ from editors.frozen import FrozenLM
 from editors.losses import EpisodeLosses, answer_nll, episode_means, largest_change, locality_kl, mean_over_present
 from editors.seq2seq import is_encoder_decoder
 from editors.sharding import whole, whole_shapes
-from editors.tensor_store import PrefixCache
 from editors.text_encoder import TextEncoder, text_encoder
 from editors.tokens import EditBatch, TokenBatch
 
@@ -228,8 +229,7 @@ class Editor(LightningModule):
         taught = slice(0 if self.trains_on_edit_prompts else 1, 2)
         texts, prefixes = [batch.edit, batch.rephrase][taught], hidden[taught]
         locality, locality_prefix = self._locality_texts(batch, hidden)
-        *answers, edited = self.frozen.logits_together([*texts, locality], edit, [*prefixes, locality_prefix])
-        # First: it takes the most memory beside what is kept for the backward pass, and the edit loss keeps more.
+        *answers, edited = self.frozen.answers_together([*texts, locality], edit, [*prefixes, locality_prefix])
         locality_loss, shift = self._locality_loss(batch, edited, locality, locality_prefix)
         edit_loss = self.edit_loss(texts, answers, count)
         total = self.total_loss(edit_loss, locality_loss, edit)
@@ -244,17 +244,20 @@ class Editor(LightningModule):
         """`[N]` the edit loss of each answer token; a subclass may choose another."""
         return answer_nll(logits, targets)
 
-    def edit_loss(self, texts: Sequence[TokenBatch], logits: Sequence[Tensor], num_episodes: int) -> Tensor:
+    def edit_loss(self, texts: Sequence[TokenBatch], answers: Sequence[AnswerLogits], num_episodes: int) -> Tensor:
         """`[]` how far the edits are from taking hold: `answer_loss`, averaged for each episode first.
 
         Args:
             texts: what is to be answered with the target.
-            logits: `[N, V]` of the edited model, for each of `texts`.
+            answers: the edited model's logits, for each of `texts`.
             num_episodes: E.
         """
-        losses = [self.answer_loss(found, tokens.targets) for found, tokens in zip(logits, texts, strict=True)]
+        losses = [self._answer_losses(found, tokens.targets) for found, tokens in zip(answers, texts, strict=True)]
         episode = torch.cat([tokens.answer_episode() for tokens in texts])
         return mean_over_present(*episode_means(torch.cat(losses), episode, num_episodes))
+
+    def _answer_losses(self, logits: AnswerLogits, targets: Tensor) -> Tensor:
+        return logits.losses(lambda found, rows: self.answer_loss(found, targets[rows]))
 
     def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: Edit) -> Tensor:  # noqa: ARG002
         """`[]` what is minimised; a subclass may weigh the losses otherwise, or add some of the edit itself."""
@@ -268,23 +271,30 @@ class Editor(LightningModule):
         return batch.edit, hidden[0]
 
     def _locality_loss(
-        self, batch: EditBatch, edited: Tensor, texts: TokenBatch, prefix: Tensor | None
+        self, batch: EditBatch, edited: AnswerLogits, texts: TokenBatch, prefix: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The KL loss, and the largest change of any logit.
 
         Args:
             batch: the episodes.
-            edited: `[N, V]` logits of the edited model.
+            edited: the edited model's logits.
             texts: from `_locality_texts`.
             prefix: `[B, T, d]` of these texts.
         """
         if texts.num_texts == 0:
             zero = torch.zeros((), device=texts.input_ids.device)
             return zero, zero / zero
-        base = self.frozen.base_logits(texts, prefix)
-        shift = largest_change(base, edited)
-        divergence = locality_kl(base, edited, overwrite=True)
-        loss = mean_over_present(*episode_means(divergence, texts.answer_episode(), batch.num_episodes))
+        base = self.frozen.base_answers(texts, prefix)
+        shifts: list[Tensor] = []
+
+        def divergence(logits: Tensor, rows: slice) -> Tensor:
+            unedited = base.rows(rows)
+            shifts.append(largest_change(unedited, logits))
+            return locality_kl(unedited, logits, overwrite=True)
+
+        divergences = edited.losses(divergence)
+        shift = torch.stack(shifts).max()
+        loss = mean_over_present(*episode_means(divergences, texts.answer_episode(), batch.num_episodes))
         missing = batch.locality.num_texts == 0
         return (0 * loss, torch.full_like(shift, torch.nan)) if missing else (loss, shift)
 

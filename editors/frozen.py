@@ -5,65 +5,34 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hi
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from editors.answer_logits import AnswerLogits
+from editors.block_outputs import BlockOutputs
+from editors.cache.answers import KnownAnswers
+from editors.cache.factors import KnownFactors
+from editors.cache.store import PrefixCache, TensorStore, model_facts
 from editors.edit_signal import EditSignal, Factors
 from editors.edits import Edit, LowRankEdit
 from editors.errors import EditorError
 from editors.generation import Begun, generate
 from editors.key_values import KeyValues, goes_on_behind_keys, is_complete, text_in_cache
-from editors.known_answers import KnownAnswers
-from editors.known_factors import KnownFactors
 from editors.length_groups import length_groups
 from editors.lockstep import has_shards
 from editors.losses import answer_nll, episode_means
+from editors.model_inputs import model_inputs
 from editors.output_gradients import output_gradients
 from editors.prefix import FrozenPrefix
-from editors.seq2seq import EncoderDecoderInputs, is_encoder_decoder
+from editors.seq2seq import is_encoder_decoder
 from editors.sites import block_index, find_stacks, linear_widths, resolve_sites
-from editors.tensor_store import PrefixCache, TensorStore, model_facts
-from editors.tokens import TokenBatch, token_positions
-
-
-class _DecoderOnlyInputs:
-    """How a decoder-only model is called; see `EncoderDecoderInputs` for the other family."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-
-    def arguments(self, tokens: TokenBatch, cache: DynamicCache | None = None) -> dict[str, Any]:
-        """Arguments of a forward pass over prompts and answers, which leaves keys and values in `cache`."""
-        assert tokens.labels is None, "texts for a decoder-only model are encoded with `DecoderOnlyTexts`"
-        return self._arguments(tokens.input_ids, tokens.attention_mask, cache)
-
-    def read(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> None:
-        """Run all blocks, but not the head. `mask` also covers the tokens that are in `cache`, on the left."""
-        self._model.base_model(**self._arguments(ids, mask, cache))
-
-    def _arguments(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None}
-        if cache is not None:
-            arguments["cache"] = cache
-        if self._takes_positions:
-            arguments["position_ids"] = token_positions(mask)[:, -ids.shape[1] :]
-        return arguments
-
-
-def model_inputs(model: PreTrainedModel) -> _DecoderOnlyInputs | EncoderDecoderInputs:
-    """How `model` is called with a `TokenBatch`.
-
-    Raises:
-        BaseModelError: it is an encoder-decoder model that cannot make its decoder's inputs from labels.
-    """
-    return EncoderDecoderInputs(model) if is_encoder_decoder(model) else _DecoderOnlyInputs(model)
+from editors.tokens import TokenBatch
 
 
 class FrozenLM(nn.Module):
@@ -152,7 +121,7 @@ class FrozenLM(nn.Module):
 
         decoder_only = not is_encoder_decoder(self.model)
         self._prefix.store = store("prefix") if self.prefix_depth else None
-        self._answers = KnownAnswers(store("answers"), self._states_at_answers) if decoder_only else None
+        self._answers = KnownAnswers(store("answers"), partial(self._states_at_answers, None)) if decoder_only else None
         self._factors = (
             KnownFactors(store("factors", sites=self.sites, loss="mean NLL of a text's answer"), self._capture)
             if decoder_only and cache.factors
@@ -192,18 +161,18 @@ class FrozenLM(nn.Module):
                 kept.add(row, text_in_cache(cache, row, mask))
         return logits
 
-    def logits_together(
+    def answers_together(
         self,
         batches: Sequence[TokenBatch],
         edit: Edit | None,
         hidden: Sequence[Tensor | None],
         *,
         one_pass: bool = False,
-    ) -> list[Tensor]:
-        """`logits` of several batches, whose texts share passes of similar length and one pass of the head.
+    ) -> list[AnswerLogits]:
+        """`logits` of several batches, whose texts share passes of similar length; the head runs when it is needed.
 
-        Where that cannot be (an encoder-decoder model, an edit of another kind than low-rank ones), each batch is run
-        by itself.
+        Where that cannot be (an encoder-decoder model, an edit of another kind than low-rank ones), each batch is
+        run by itself.
 
         Args:
             batches: the texts.
@@ -212,58 +181,53 @@ class FrozenLM(nn.Module):
             one_pass: all texts share one pass, as they always do where processes share the model.
         """
         joinable = edit is None or isinstance(edit, LowRankEdit)
-        if not joinable or is_encoder_decoder(self.model) or not any(b.num_texts for b in batches):
-            return self.logits_of_each(batches, edit, hidden)
-        found = length_groups(batches, hidden, one_pass=one_pass or self.is_shared)
-        order = torch.cat([group.answers for group in found]).argsort()
-        seen: list[Tensor] = []
+        if not joinable or is_encoder_decoder(self.model) or not any(batch.num_texts for batch in batches):
+            parts = zip(batches, hidden, strict=True)
+            return [self._answers_of(tokens, edit, states) for tokens, states in parts]
+        groups = length_groups(batches, hidden, one_pass=one_pass or self.is_shared)
+        if self.is_shared:
+            # The head as well: how often it runs must not depend on how many answer tokens a process has.
+            found = AnswerLogits(torch.cat([self._run(group.tokens, edit, group.hidden, None) for group in groups]))
+        else:
+            states = [self._states_at_answers(edit, group.tokens, group.hidden) for group in groups]
+            order = torch.cat([group.answers for group in groups]).argsort()
+            found = self._answers_from(torch.cat(states)[order])
+        return found.split([len(tokens.targets) for tokens in batches])
 
-        def select(states: Tensor) -> Tensor:
-            seen.append(states)
-            # All but the last group leave the head nothing to do.
-            return torch.cat(seen, dim=1)[:, order] if len(seen) == len(found) else states[:, :0]
-
-        for group in found:
-            logits = self._run(group.tokens, edit, group.hidden, None, select)
-        return list(logits.split([len(tokens.targets) for tokens in batches]))
-
-    def logits_of_each(
-        self, batches: Sequence[TokenBatch], edit: Edit | None, hidden: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        """`logits` of several batches, each run by itself; a batch without a text has none and is not run."""
-        return [
-            self.logits(tokens, edit, states) if tokens.num_texts else self._no_logits(tokens)
-            for tokens, states in zip(batches, hidden, strict=True)
-        ]
+    def _answers_of(self, tokens: TokenBatch, edit: Edit | None, hidden: Tensor | None) -> AnswerLogits:
+        """The whole logits of one batch; one without a text has none and is not run."""
+        nothing = torch.zeros(0, 0, dtype=self.model.dtype, device=tokens.input_ids.device)
+        return AnswerLogits(self.logits(tokens, edit, hidden) if tokens.num_texts else nothing)
 
     @torch.no_grad()
-    def base_logits(self, tokens: TokenBatch, hidden: Tensor | None = None) -> Tensor:
+    def base_answers(self, tokens: TokenBatch, hidden: Tensor | None = None) -> AnswerLogits:
         """Logits `[N, V]` of the unedited model at the positions that predict answer tokens.
 
-        With a cache, blocks are run only on texts that have not come before, and the head once for all.
+        With a cache, blocks are run only on texts that have not come before.
 
         Args:
             tokens: the texts.
             hidden: `[B, T, d]` from `prefix`.
         """
         if self._answers is None or not tokens.num_texts:
-            return self.logits_together([tokens], None, [hidden])[0]
-        return self._head(self._answers.states(tokens, hidden))
+            return self.answers_together([tokens], None, [hidden])[0]
+        return self._answers_from(self._answers.states(tokens, hidden))
 
-    def _states_at_answers(self, tokens: TokenBatch, hidden: Tensor | None) -> Tensor:
+    def _states_at_answers(self, edit: Edit | None, tokens: TokenBatch, hidden: Tensor | None) -> Tensor:
         """`[N, d]` what comes out of the last block at the positions that predict answer tokens."""
-        seen: list[Tensor] = []
+        with BlockOutputs().of(self._blocks[-1]) as seen:
+            self._run(tokens, edit, hidden, None, lambda states: states[:, :0])
+        # The last one: a pass before it may only have learned what blocks return.
+        return seen[-1].flatten(0, 1)[tokens.positions]
 
-        def record(_: nn.Module, __: Any, output: Any) -> None:
-            states: Tensor = output[0] if isinstance(output, tuple) else output
-            seen.append(states.flatten(0, 1)[tokens.positions])
-
-        handle = self._blocks[-1].register_forward_hook(record)
-        try:
-            self._run(tokens, None, hidden, None, lambda states: states[:, :0])
-        finally:
-            handle.remove()
-        return seen[0]
+    def _answers_from(self, states: Tensor) -> AnswerLogits:
+        """Logits from states `[N, d]` after the last block."""
+        # In float16 small gradients become zero unless the whole loss is scaled first, and these are taken before.
+        device = states.device.type
+        halves = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+        if halves or states.dtype == torch.float16:
+            return AnswerLogits(self._head(states))
+        return AnswerLogits(states, self._head)
 
     def _head(self, states: Tensor) -> Tensor:
         """Logits `[N, V]` from states `[N, d]` after the last block.
@@ -276,11 +240,6 @@ class FrozenLM(nn.Module):
         with self._prefix.given(states.unsqueeze(1), tokens, after_all=True), self._head_at(tokens):
             logits: Tensor = self.model(**self._inputs.arguments(tokens)).logits[0]
         return logits
-
-    def _no_logits(self, tokens: TokenBatch) -> Tensor:
-        """`[0, V]`."""
-        width = self.model.config.get_text_config(decoder=True).vocab_size
-        return torch.zeros(0, width, dtype=self.model.dtype, device=tokens.input_ids.device)
 
     def _run(
         self,

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from editors.block_outputs import BlockOutputs
+from editors.cache.files import Entry
+from editors.cache.store import TensorStore
 from editors.key_values import KeyValues, as_cache, is_complete, text_in_cache
 from editors.shared_starts import shared_starts
-from editors.tensor_store import TensorStore
 from editors.text_groups import Compact, Text, groups, reading_cost
 from editors.tokens import TokenBatch
 
@@ -53,7 +55,7 @@ class FrozenPrefix:
         self._run = run
         self.goes_on = goes_on
         self._relative = _relative_attention(self._blocks[0])
-        self._block_returns_tuple: bool | None = None
+        self._outputs = BlockOutputs()
         self.store: TensorStore | None = None
 
     @torch.no_grad()
@@ -67,25 +69,26 @@ class FrozenPrefix:
         compact = [Compact(batch) for batch in batches]
         # A text that comes more than once is read once: where a paraphrase is the edit prompt itself, for instance.
         texts = list(dict.fromkeys(ids for part in compact for ids in part.texts))
-        found = self._known(texts, device) if kept is None and not in_step else {}
-        missing = [ids for ids in texts if ids not in found]
         keys: dict[Text, Tensor] = {}
-        found |= self._read_together(missing, device, None if kept is None else keys, in_step=in_step)
-        if kept is None and self.store is not None:
-            for ids in missing:
-                self.store.put(ids, {_STATES: found[ids]})
+        if self.store is not None and kept is None:
+            found = self._kept_states(texts, device, self.store)
+        else:
+            found = self._read_together(texts, device, None if kept is None else keys, in_step=in_step)
         for part, own in zip(compact, kept or [], strict=False):
             for row, ids in enumerate(part.texts):
                 if ids in keys:
                     own.add(row, keys[ids])
         return [part.put_back([found[ids] for ids in part.texts]) if part.texts else None for part in compact]
 
-    def _known(self, texts: Sequence[Text], device: torch.device) -> dict[Text, Tensor]:
-        """The states of those texts that are in the store."""
-        if self.store is None:
-            return {}
-        looked_up = [(ids, self.store.get(ids)) for ids in texts]
-        return {ids: found[_STATES].to(device, non_blocking=True) for ids, found in looked_up if found is not None}
+    def _kept_states(self, texts: Sequence[Text], device: torch.device, store: TensorStore) -> dict[Text, Tensor]:
+        """The states `[T, d]` of texts; only those that are not in `store` are read."""
+
+        def read(missing: list[int]) -> Iterator[tuple[int, Entry]]:
+            found = self._read_together([texts[number] for number in missing], device, None, in_step=False)
+            yield from ((number, {_STATES: found[texts[number]]}) for number in missing)
+
+        entries = store.complete(texts, device, read)
+        return {text: entry[_STATES] for text, entry in zip(texts, entries, strict=True)}
 
     def _read_together(
         self, texts: Sequence[Text], device: torch.device, keys: dict[Text, Tensor] | None, *, in_step: bool
@@ -169,23 +172,14 @@ class FrozenPrefix:
         masks = [torch.tensor([0] * (width - count) + [1] * len(text)) for text, count in zip(texts, read, strict=True)]
         mask = pad_sequence(masks, batch_first=True).to(device)
         cache = as_cache(begun) if begun else DynamicCache() if any(text in wanted for text in texts) else None
-        seen: list[Tensor] = []
-
-        def record(_: nn.Module, __: Any, output: Any) -> None:
-            self._block_returns_tuple = isinstance(output, tuple)
-            seen.append(output[0] if self._block_returns_tuple else output)
-
-        handle = self._blocks[self.depth - 1].register_forward_hook(record)
-        try:
-            with self._skipping(self._blocks[self.depth :]):
-                self._run(ids, mask, cache)
-        finally:
-            handle.remove()
+        with self._outputs.of(self._blocks[self.depth - 1]) as seen, self._skipping(self._blocks[self.depth :]):
+            self._run(ids, mask, cache)
         if cache is not None and is_complete(cache, self.depth):
             for row, (text, count) in enumerate(zip(texts, read, strict=True)):
                 if text in wanted:
                     keys[text] = text_in_cache(cache, row, slice(width - count, width - count + len(text)))
-        return {text: seen[0][row, : len(tail)] for row, (text, tail) in enumerate(zip(texts, tails, strict=True))}
+        (states,) = seen
+        return {text: states[row, : len(tail)] for row, (text, tail) in enumerate(zip(texts, tails, strict=True))}
 
     @contextmanager
     def given(self, hidden: Tensor | None, tokens: TokenBatch, *, after_all: bool = False) -> Iterator[None]:
@@ -199,7 +193,7 @@ class FrozenPrefix:
         if hidden is None:
             yield
             return
-        if self._block_returns_tuple is None:
+        if self._outputs.are_tuples is None:
             # `hidden` was kept from elsewhere: only a forward pass tells what the blocks return.
             self._run_first_block(tokens)
         with self._skipping(self._blocks if after_all else self._blocks[: self.depth], hidden):
@@ -208,16 +202,8 @@ class FrozenPrefix:
     @torch.no_grad()
     def _run_first_block(self, tokens: TokenBatch) -> None:
         """Learn on one text what the blocks return."""
-
-        def record(_: nn.Module, __: Any, output: Any) -> None:
-            self._block_returns_tuple = isinstance(output, tuple)
-
-        handle = self._blocks[0].register_forward_hook(record)
-        try:
-            with self._skipping(self._blocks[1:]):
-                self._run(tokens.input_ids[:1], tokens.attention_mask[:1], None)
-        finally:
-            handle.remove()
+        with self._outputs.of(self._blocks[0]), self._skipping(self._blocks[1:]):
+            self._run(tokens.input_ids[:1], tokens.attention_mask[:1], None)
 
     @contextmanager
     def _skipping(self, blocks: Iterable[nn.Module], hidden: Tensor | None = None) -> Iterator[None]:
@@ -230,7 +216,7 @@ class FrozenPrefix:
 
         def hand_on(*args: Any, **kwargs: Any) -> Any:
             state = hidden if hidden is not None else (args[0] if args else kwargs["hidden_states"])
-            return (state, *biases(state.shape[1])) if self._block_returns_tuple else state
+            return (state, *biases(state.shape[1])) if self._outputs.are_tuples else state
 
         blocks = list(blocks)
         own = [block.__dict__.get("forward") for block in blocks]

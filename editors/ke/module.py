@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
+from editors.cache.store import PrefixCache
 from editors.compilation import TorchCompile
 from editors.edits import Edit, low_rank
 from editors.errors import EditorError
@@ -20,7 +21,6 @@ from editors.ke.constraint import Constraint, Margin, update_norm
 from editors.ke.network import KEConfig, KENetwork, KEShape
 from editors.losses import answer_nll
 from editors.sharding import whole
-from editors.tensor_store import PrefixCache
 from editors.tokens import EditBatch
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
+from editors.cache.store import PrefixCache
 from editors.compilation import TorchCompile
 from editors.mend.network import MENDConfig, MENDNetwork, Transform
-from editors.tensor_store import PrefixCache
 
 
 class MEND(Editor):

@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
+from editors.cache.store import PrefixCache
 from editors.compilation import TorchCompile, blocks_of
 from editors.edits import Edit
 from editors.errors import EditorError
@@ -26,7 +27,6 @@ from editors.serac.mining import MinedNegatives
 from editors.serac.network import SERACConfig, SERACNetwork
 from editors.serac.pairs import EditPairs
 from editors.serac.scope import best_threshold, scope_loss
-from editors.tensor_store import PrefixCache
 from editors.tokens import EditBatch, TokenBatch
 
 

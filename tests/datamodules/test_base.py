@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from datamodules.sampling import EpisodeLoader
 from datamodules.sources import ZsRE
 from editors.base_model import BaseModelConfig
 from editors.errors import DataError
+from editors.mend.module import MEND
 from tests.tiny_world import COUNTS, TinyWorld
 
 
@@ -61,6 +62,15 @@ def test_splits_are_read_once(tiny_world: TinyWorld) -> None:
     made = module(tiny_world, train=[source], val=[], test=[], skip_invalid=True)
     made.setup("test")
     assert source.reads == [True]
+
+
+def test_the_editors_tokenizer_serves_the_data_too(tiny_world: TinyWorld) -> None:
+    """Reading a GGUF file for another one takes seconds."""
+    model = BaseModelConfig(str(tiny_world.model))
+    for trained, same in ((model, True), (replace(model, end_answers=True), False)):
+        data, editor = EditDataModule(model, [], [], []), MEND(trained)
+        data.trainer = SimpleNamespace(lightning_module=editor)  # type: ignore[assignment]
+        assert (data.tokenizer is editor.tokenizer) == same
 
 
 def test_sources_of_a_split_are_joined(tiny_world: TinyWorld) -> None:

@@ -47,7 +47,7 @@ def test_logits_and_gradients_are_those_of_each_batch_by_itself(
     lm = FrozenLM(tiny_model(architecture), num_blocks=2)
     edit, parts = trained(lm), batches(side)
     hidden = lm.prefix(parts)
-    found = lm.logits_together(parts, edit, hidden, one_pass=one_pass)
+    found = [answers.rows() for answers in lm.answers_together(parts, edit, hidden, one_pass=one_pass)]
     wanted = [lm.logits(tokens, edit, states) for tokens, states in zip(parts, hidden, strict=True)]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(found, edit), gradients(wanted, edit), rtol=1e-5, atol=1e-5)
@@ -57,18 +57,19 @@ def test_the_base_model_needs_no_edit_and_no_prefix() -> None:
     lm = FrozenLM(tiny_model("llama"), num_blocks=4)
     parts = batches()
     wanted = [lm.logits(tokens) for tokens in parts]
-    torch.testing.assert_close(lm.logits_together(parts, None, lm.prefix(parts)), wanted, rtol=1e-5, atol=1e-5)
+    found = [answers.rows() for answers in lm.answers_together(parts, None, lm.prefix(parts))]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_without_a_text_has_no_logits() -> None:
     lm = FrozenLM(tiny_model("llama"), num_blocks=2)
     parts = [batches()[0], collate_texts([], [], PAD_ID)]
-    found = lm.logits_together(parts, None, lm.prefix(parts))
-    torch.testing.assert_close(found[0], lm.logits(parts[0]), rtol=1e-5, atol=1e-5)
-    assert found[1].shape == (0, found[0].shape[1])
+    found = lm.answers_together(parts, None, lm.prefix(parts))
+    torch.testing.assert_close(found[0].rows(), lm.logits(parts[0]), rtol=1e-5, atol=1e-5)
+    assert len(found[1]) == 0
 
 
-def test_little_padding_is_computed_and_the_head_runs_once() -> None:
+def test_little_padding_is_computed_and_the_head_waits_until_it_is_asked() -> None:
     lm = FrozenLM(tiny_model("llama"), num_blocks=2)
     parts = batches()
     hidden = lm.prefix(parts)
@@ -77,11 +78,14 @@ def test_little_padding_is_computed_and_the_head_runs_once() -> None:
     last.register_forward_hook(lambda _, args, __: computed.append(args[0].shape[0] * args[0].shape[1]))
     head = lm.model.get_output_embeddings()
     head.register_forward_hook(lambda _, args, __: scored.append(args[0].shape[1]))
-    lm.logits_together(parts, trained(lm), hidden)
+    found = lm.answers_together(parts, trained(lm), hidden)
     real = sum(int(tokens.attention_mask.sum()) for tokens in parts)
     assert len(computed) == 2
     assert sum(computed) < 1.1 * real < sum(tokens.input_ids.numel() for tokens in parts) / 2
-    assert scored == [0, sum(len(tokens.targets) for tokens in parts)]
+    assert scored == [0, 0]
+    for answers in found:
+        answers.rows()
+    assert scored[2:] == [len(tokens.targets) for tokens in parts]
 
 
 def test_one_pass_is_one_group() -> None:
@@ -101,7 +105,7 @@ def test_where_processes_share_the_model_all_texts_have_one_pass(monkeypatch: py
     for shared, count in ((False, 2), (True, 1)):
         monkeypatch.setattr(FrozenLM, "is_shared", shared)
         passes.clear()
-        lm.logits_together(parts, edit, hidden)
+        lm.answers_together(parts, edit, hidden)
         assert len(passes) == count
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV2Config, Lfm2Config, PreTrainedConfig, PreTrainedModel
 
 from editors import text_groups
+from editors.cache.store import PrefixCache
 from editors.frozen import FrozenLM
 from editors.key_values import KeyValues
 from editors.shared_starts import shared_starts
-from editors.tensor_store import PrefixCache
 from editors.text_groups import Text, groups
 from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
 from tests.tiny_models import ARCHITECTURES, HIDDEN, PAD_ID, VOCABULARY, random_texts, tiny_model

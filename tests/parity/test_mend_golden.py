@@ -22,9 +22,10 @@ from transformers.pytorch_utils import Conv1D
 
 from editors.edit_signal import EditSignal, Factors
 from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import FrozenLM, _DecoderOnlyInputs
+from editors.frozen import FrozenLM
 from editors.losses import answer_nll, locality_kl
 from editors.mend.network import FactorTransform, MENDConfig, MENDNetwork
+from editors.model_inputs import DecoderOnlyInputs
 from editors.tokens import TokenBatch
 
 IGNORED = -100
@@ -211,7 +212,7 @@ def gpt2(golden: Path) -> Case:
     case = load_case(folder, "gpt2-tiny", load_file(folder / "init_state.safetensors"))
     case.network.train()
     # The reference numbers padded texts from the left edge, padding included; GPT-2 embeds these numbers.
-    assert isinstance(case.lm._inputs, _DecoderOnlyInputs)
+    assert isinstance(case.lm._inputs, DecoderOnlyInputs)
     case.lm._inputs._takes_positions = False
     return case
 

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editors.base_model import auto_class, longest_text
 from editors.errors import BaseModelError, EditorError
-from editors.frozen import model_inputs
 from editors.generation import continue_greedily
 from editors.losses import answer_nll
+from editors.model_inputs import model_inputs
 from editors.requests import EditRequest
 from editors.seq2seq import is_encoder_decoder
 from editors.serac.counterfactual.context import context_text, with_contexts

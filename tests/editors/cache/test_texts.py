@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from editors.answered_texts import AnsweredTexts
+from editors.cache.texts import AnsweredTexts
 from editors.tokens import EncodedText, TokenBatch, collate_texts
 from tests.tiny_models import PAD_ID, random_texts
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editors.tensor_files import Key
+from editors.cache.files import Key
 from editors.text_groups import Compact
 from editors.tokens import TokenBatch
 

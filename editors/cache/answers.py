@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from editors.answered_texts import AnsweredTexts
+from editors.cache.files import Entry
+from editors.cache.store import TensorStore
+from editors.cache.texts import AnsweredTexts
 from editors.length_groups import length_groups
-from editors.tensor_files import Entry
-from editors.tensor_store import TensorStore
 from editors.tokens import TokenBatch
 
 _STATES = "states"

@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from editors.answered_texts import AnsweredTexts
+from editors.cache.files import Entry
+from editors.cache.store import TensorStore
+from editors.cache.texts import AnsweredTexts
 from editors.edit_signal import EditSignal, Factors
 from editors.length_groups import length_groups
 from editors.losses import episode_means
-from editors.tensor_files import Entry
-from editors.tensor_store import TensorStore
 from editors.tokens import TokenBatch
 
 # Names of an entry's tensors: these two, and "u SITE" and "delta SITE" with a row for each token of the text. An input

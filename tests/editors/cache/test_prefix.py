@@ -16,6 +16,7 @@ from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEp
 from datamodules.records import EditRecord, Probe
 from editors.base import Editor
 from editors.base_model import BaseModelConfig
+from editors.cache.store import PrefixCache
 from editors.errors import EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
@@ -24,7 +25,6 @@ from editors.ke.network import KEConfig
 from editors.length_groups import length_groups
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
-from editors.tensor_store import PrefixCache
 from editors.tokens import EditBatch
 from tests.tiny_models import ARCHITECTURES, random_batch, tiny_model
 from tests.tiny_world import TinyWorld
@@ -100,11 +100,15 @@ def test_a_step_of_known_texts_runs_the_edited_model_only(kind: str, tiny_world:
     for block in (0, 3):
         layer = made.frozen.model.get_submodule(f"model.layers.{block}.mlp.down_proj")
         layer.register_forward_hook(count(f"block {block}"))
-    made.frozen.model.get_output_embeddings().register_forward_hook(count("head"))
+    scored: list[int] = []
+    made.frozen.model.get_output_embeddings().register_forward_hook(lambda _, args, __: scored.append(args[0].shape[1]))
     step(made, batch)
     taught = [batch.edit, batch.rephrase] if made.trains_on_edit_prompts else [batch.rephrase]
     edited = len(length_groups([*taught, batch.locality], [None] * (len(taught) + 1)))
-    assert passes == {"block 3": edited, "head": edited + 1}
+    assert passes == {"block 3": edited}
+    # Of the locality texts both models' logits are wanted; the edited passes themselves leave the head nothing to do.
+    wanted = [len(tokens.targets) for tokens in (batch.locality, batch.locality, *taught)]
+    assert sorted(filter(None, scored)) == sorted(wanted)
 
 
 @pytest.mark.parametrize("kind", EDITORS)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from editors.cache.files import Entry, Key
+from editors.cache.store import PrefixCache, TensorStore, model_facts
 from editors.errors import EditorError
-from editors.tensor_files import Entry, Key
-from editors.tensor_store import PrefixCache, TensorStore, model_facts
 from tests.tiny_models import HIDDEN, tiny_model
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from editors.cache.store import PrefixCache, TensorStore
 from editors.edit_signal import EditSignal
 from editors.frozen import FrozenLM
-from editors.tensor_store import PrefixCache, TensorStore
 from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
 from tests.tiny_models import ARCHITECTURES, HIDDEN, PAD_ID, random_batch, random_edit, random_texts, tiny_model
 from tests.tiny_seq2seq import batch_of, random_pairs, tiny_seq2seq

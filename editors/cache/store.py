@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from editors.base_model import weights_hash
+from editors.cache.files import Entry, Key, TensorFiles
 from editors.errors import EditorError
-from editors.tensor_files import Entry, Key, TensorFiles
 
 # A file is written when so many bytes have come together: few files, and little that a crash could lose.
 _FILE_BYTES = 32_000_000

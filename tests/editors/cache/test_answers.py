@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from editors.cache.store import PrefixCache
 from editors.frozen import FrozenLM
-from editors.tensor_store import PrefixCache
 from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
 from tests.tiny_models import ARCHITECTURES, BLOCKS, HIDDEN, PAD_ID, random_batch, random_texts, tiny_model
 
@@ -37,7 +37,7 @@ def batch_of(texts: Sequence[EncodedText], side: PaddingSide = "right") -> Token
 
 
 def base_logits(lm: FrozenLM, tokens: TokenBatch) -> Tensor:
-    return lm.base_logits(tokens, lm.prefix([tokens])[0])
+    return lm.base_answers(tokens, lm.prefix([tokens])[0]).rows()
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""What the frozen model computes on a text, kept for the next time the text comes."""
