@@ -118,7 +118,7 @@ def learn_texts(editor: Editor, batches: Iterable[EditBatch]) -> None:
     for batch in batches:
         edit, _, locality = frozen.prefix(training_texts(batch))
         frozen.capture(batch.edit, batch.num_episodes, edit)
-        frozen.base_answers(batch.locality, locality)
+        frozen.base_answer_logits(batch.locality, locality)
 
 
 def training_texts(batch: EditBatch) -> list[TokenBatch]:

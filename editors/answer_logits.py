@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # So many rows at once that reading the head's weights for them costs little beside the arithmetic.
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = {"cpu": 64}
+_ROWS_AT_ONCE_ELSEWHERE = 512
 
 LossOfRows = Callable[[Tensor, slice], Tensor]
 """From the logits `[n, V]` of some rows, and which rows these are, to the loss `[n]` of each."""
@@ -39,25 +40,36 @@ class AnswerLogits:
         """The logits of so many rows each, one after the other."""
         return [AnswerLogits(states, self._head) for states in self._states.split(list(counts))]
 
-    def rows(self, rows: slice = slice(None)) -> Tensor:
+    def logits(self, rows: slice = slice(None)) -> Tensor:
         """`[n, V]` the logits of some rows, at least one, or of all."""
         states = self._states[rows]
         return states if self._head is None else self._head(states)
 
     def losses(self, of_rows: LossOfRows) -> Tensor:
-        """`[N]` a loss of each row, differentiable once in the states and in nothing else.
+        """`[N]` in float32 a loss of each row, differentiable once in the states.
 
-        The gradient of a row's loss is computed with the loss, and kept in place of its logits: d numbers, not V.
+        Where there is a head, the gradient of a row's loss is computed with the loss, and kept in place of its logits:
+        d numbers, not V. So nothing else in the loss can learn.
 
         Args:
             of_rows: the loss of some rows; that of a row must depend on no other row's logits.
         """
         if not len(self):
-            return self._states.new_zeros(0)
+            return self._states.new_zeros(0, dtype=torch.float32)
         if self._head is None:
             return of_rows(self._states, slice(0, len(self)))
-        losses: Tensor = _Losses.apply(self._states, self._head, of_rows)
+        states = self._states if torch.is_grad_enabled() else self._states.detach()
+        losses: Tensor = _Losses.apply(states, self._head, of_rows)
         return losses
+
+    def target_losses(self, loss: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> Tensor:
+        """`[N]` as `losses`, of a `loss` that takes logits `[n, V]` and their targets `[n]`.
+
+        Args:
+            loss: gives `[n]`.
+            targets: `[N]`.
+        """
+        return self.losses(lambda logits, rows: loss(logits, targets[rows]))
 
 
 class _Losses(torch.autograd.Function):
@@ -67,8 +79,9 @@ class _Losses(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, head: Callable[[Tensor], Tensor], of_rows: LossOfRows) -> Tensor:
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
-        for start in range(0, len(states), _ROWS_AT_ONCE):
-            rows = slice(start, min(start + _ROWS_AT_ONCE, len(states)))
+        count = _ROWS_AT_ONCE.get(states.device.type, _ROWS_AT_ONCE_ELSEWHERE)
+        for start in range(0, len(states), count):
+            rows = slice(start, min(start + count, len(states)))
             if not ctx.needs_input_grad[0]:
                 losses.append(of_rows(head(states[rows]), rows))
                 continue

@@ -29,7 +29,7 @@ from editors.edits import Edit
 from editors.errors import BaseModelError, EditorError
 from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
-from editors.losses import EpisodeLosses, answer_nll, episode_means, largest_change, locality_kl, mean_over_present
+from editors.losses import EpisodeLosses, answer_nll, episode_means, locality_change, mean_over_present
 from editors.seq2seq import is_encoder_decoder
 from editors.sharding import whole, whole_shapes
 from editors.text_encoder import TextEncoder, text_encoder
@@ -229,7 +229,8 @@ class Editor(LightningModule):
         taught = slice(0 if self.trains_on_edit_prompts else 1, 2)
         texts, prefixes = [batch.edit, batch.rephrase][taught], hidden[taught]
         locality, locality_prefix = self._locality_texts(batch, hidden)
-        *answers, edited = self.frozen.answers_together([*texts, locality], edit, [*prefixes, locality_prefix])
+        *answers, edited = self.frozen.answer_logits([*texts, locality], edit, [*prefixes, locality_prefix])
+        # First: where it makes whole tables, it takes the most memory beside what is kept for the backward pass.
         locality_loss, shift = self._locality_loss(batch, edited, locality, locality_prefix)
         edit_loss = self.edit_loss(texts, answers, count)
         total = self.total_loss(edit_loss, locality_loss, edit)
@@ -241,7 +242,7 @@ class Editor(LightningModule):
         return False
 
     def answer_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """`[N]` the edit loss of each answer token; a subclass may choose another."""
+        """`[N]` the edit loss of each token, of its logits and nothing that learns; a subclass may choose another."""
         return answer_nll(logits, targets)
 
     def edit_loss(self, texts: Sequence[TokenBatch], answers: Sequence[AnswerLogits], num_episodes: int) -> Tensor:
@@ -252,12 +253,10 @@ class Editor(LightningModule):
             answers: the edited model's logits, for each of `texts`.
             num_episodes: E.
         """
-        losses = [self._answer_losses(found, tokens.targets) for found, tokens in zip(answers, texts, strict=True)]
+        parts = zip(answers, texts, strict=True)
+        losses = [logits.target_losses(self.answer_loss, tokens.targets) for logits, tokens in parts]
         episode = torch.cat([tokens.answer_episode() for tokens in texts])
         return mean_over_present(*episode_means(torch.cat(losses), episode, num_episodes))
-
-    def _answer_losses(self, logits: AnswerLogits, targets: Tensor) -> Tensor:
-        return logits.losses(lambda found, rows: self.answer_loss(found, targets[rows]))
 
     def total_loss(self, edit_loss: Tensor, locality_loss: Tensor, edit: Edit) -> Tensor:  # noqa: ARG002
         """`[]` what is minimised; a subclass may weigh the losses otherwise, or add some of the edit itself."""
@@ -284,16 +283,7 @@ class Editor(LightningModule):
         if texts.num_texts == 0:
             zero = torch.zeros((), device=texts.input_ids.device)
             return zero, zero / zero
-        base = self.frozen.base_answers(texts, prefix)
-        shifts: list[Tensor] = []
-
-        def divergence(logits: Tensor, rows: slice) -> Tensor:
-            unedited = base.rows(rows)
-            shifts.append(largest_change(unedited, logits))
-            return locality_kl(unedited, logits, overwrite=True)
-
-        divergences = edited.losses(divergence)
-        shift = torch.stack(shifts).max()
+        divergences, shift = locality_change(self.frozen.base_answer_logits(texts, prefix), edited)
         loss = mean_over_present(*episode_means(divergences, texts.answer_episode(), batch.num_episodes))
         missing = batch.locality.num_texts == 0
         return (0 * loss, torch.full_like(shift, torch.nan)) if missing else (loss, shift)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from editors.answer_logits import AnswerLogits
-from editors.block_outputs import BlockOutputs
-from editors.cache.answers import KnownAnswers
-from editors.cache.factors import KnownFactors
+from editors.autocast import autocast_dtype
+from editors.cache.answers import CachedAnswers
+from editors.cache.factors import CachedFactors
 from editors.cache.store import PrefixCache, TensorStore, model_facts
 from editors.edit_signal import EditSignal, Factors
 from editors.edits import Edit, LowRankEdit
@@ -58,8 +58,8 @@ class FrozenLM(nn.Module):
         self._blocks = list(blocks)
         depth = min(depths, default=len(blocks))
         self._prefix = FrozenPrefix(list(blocks), depth, self._inputs.read, goes_on=goes_on_behind_keys(model))
-        self._answers: KnownAnswers | None = None
-        self._factors: KnownFactors | None = None
+        self._answers: CachedAnswers | None = None
+        self._factors: CachedFactors | None = None
 
     def train(self, mode: bool = True) -> FrozenLM:  # noqa: ARG002
         """Stay in eval mode whatever the Trainer asks for: dropout in the base model would blur every factor."""
@@ -121,9 +121,11 @@ class FrozenLM(nn.Module):
 
         decoder_only = not is_encoder_decoder(self.model)
         self._prefix.store = store("prefix") if self.prefix_depth else None
-        self._answers = KnownAnswers(store("answers"), partial(self._states_at_answers, None)) if decoder_only else None
+        self._answers = (
+            CachedAnswers(store("answers"), partial(self._states_at_answers, None)) if decoder_only else None
+        )
         self._factors = (
-            KnownFactors(store("factors", sites=self.sites, loss="mean NLL of a text's answer"), self._capture)
+            CachedFactors(store("factors", sites=self.sites, loss="mean NLL of a text's answer"), self._capture)
             if decoder_only and cache.factors
             else None
         )
@@ -161,7 +163,7 @@ class FrozenLM(nn.Module):
                 kept.add(row, text_in_cache(cache, row, mask))
         return logits
 
-    def answers_together(
+    def answer_logits(
         self,
         batches: Sequence[TokenBatch],
         edit: Edit | None,
@@ -178,29 +180,29 @@ class FrozenLM(nn.Module):
             batches: the texts.
             edit: run with this edit.
             hidden: for each batch its `[B, T, d]` from `prefix`.
-            one_pass: all texts share one pass, as they always do where processes share the model.
+            one_pass: all texts share one pass of blocks and head, as they always do where processes share the model:
+                how often these run must not depend on what texts a process has.
         """
         joinable = edit is None or isinstance(edit, LowRankEdit)
         if not joinable or is_encoder_decoder(self.model) or not any(batch.num_texts for batch in batches):
-            parts = zip(batches, hidden, strict=True)
-            return [self._answers_of(tokens, edit, states) for tokens, states in parts]
-        groups = length_groups(batches, hidden, one_pass=one_pass or self.is_shared)
-        if self.is_shared:
-            # The head as well: how often it runs must not depend on how many answer tokens a process has.
-            found = AnswerLogits(torch.cat([self._run(group.tokens, edit, group.hidden, None) for group in groups]))
-        else:
-            states = [self._states_at_answers(edit, group.tokens, group.hidden) for group in groups]
-            order = torch.cat([group.answers for group in groups]).argsort()
-            found = self._answers_from(torch.cat(states)[order])
-        return found.split([len(tokens.targets) for tokens in batches])
+            return [self._whole(tokens, edit, states) for tokens, states in zip(batches, hidden, strict=True)]
+        counts = [len(tokens.targets) for tokens in batches]
+        if one_pass or self.is_shared:
+            (group,) = length_groups(batches, hidden, one_pass=True)
+            return AnswerLogits(self._run(group.tokens, edit, group.hidden, None)).split(counts)
+        groups = length_groups(batches, hidden)
+        order = torch.cat([group.answers for group in groups]).argsort()
+        states = torch.cat([self._states_at_answers(edit, group.tokens, group.hidden) for group in groups])
+        return self._from_states(states[order]).split(counts)
 
-    def _answers_of(self, tokens: TokenBatch, edit: Edit | None, hidden: Tensor | None) -> AnswerLogits:
-        """The whole logits of one batch; one without a text has none and is not run."""
-        nothing = torch.zeros(0, 0, dtype=self.model.dtype, device=tokens.input_ids.device)
-        return AnswerLogits(self.logits(tokens, edit, hidden) if tokens.num_texts else nothing)
+    def _whole(self, tokens: TokenBatch, edit: Edit | None, hidden: Tensor | None) -> AnswerLogits:
+        """The logits of one batch run by itself; one without a text has none and is not run."""
+        if not tokens.num_texts:
+            return AnswerLogits(torch.zeros(0, 0, dtype=self.model.dtype, device=tokens.input_ids.device))
+        return AnswerLogits(self.logits(tokens, edit, hidden))
 
     @torch.no_grad()
-    def base_answers(self, tokens: TokenBatch, hidden: Tensor | None = None) -> AnswerLogits:
+    def base_answer_logits(self, tokens: TokenBatch, hidden: Tensor | None = None) -> AnswerLogits:
         """Logits `[N, V]` of the unedited model at the positions that predict answer tokens.
 
         With a cache, blocks are run only on texts that have not come before.
@@ -210,22 +212,20 @@ class FrozenLM(nn.Module):
             hidden: `[B, T, d]` from `prefix`.
         """
         if self._answers is None or not tokens.num_texts:
-            return self.answers_together([tokens], None, [hidden])[0]
-        return self._answers_from(self._answers.states(tokens, hidden))
+            return self.answer_logits([tokens], None, [hidden])[0]
+        return self._from_states(self._answers.states(tokens, hidden))
 
     def _states_at_answers(self, edit: Edit | None, tokens: TokenBatch, hidden: Tensor | None) -> Tensor:
         """`[N, d]` what comes out of the last block at the positions that predict answer tokens."""
-        with BlockOutputs().of(self._blocks[-1]) as seen:
+        with self._prefix.outputs.of(self._blocks[-1]) as seen:
             self._run(tokens, edit, hidden, None, lambda states: states[:, :0])
         # The last one: a pass before it may only have learned what blocks return.
         return seen[-1].flatten(0, 1)[tokens.positions]
 
-    def _answers_from(self, states: Tensor) -> AnswerLogits:
+    def _from_states(self, states: Tensor) -> AnswerLogits:
         """Logits from states `[N, d]` after the last block."""
         # In float16 small gradients become zero unless the whole loss is scaled first, and these are taken before.
-        device = states.device.type
-        halves = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        if halves or states.dtype == torch.float16:
+        if torch.float16 in (states.dtype, autocast_dtype(states.device)):
             return AnswerLogits(self._head(states))
         return AnswerLogits(states, self._head)
 
@@ -238,7 +238,8 @@ class FrozenLM(nn.Module):
         ids = numbers.new_zeros(len(states), 1)
         tokens = TokenBatch(ids, torch.ones_like(ids), numbers, numbers, numbers, numbers)
         with self._prefix.given(states.unsqueeze(1), tokens, after_all=True), self._head_at(tokens):
-            logits: Tensor = self.model(**self._inputs.arguments(tokens)).logits[0]
+            # Without a mask nobody has to look whether it hides anything.
+            logits: Tensor = self.model(**self._inputs.arguments(tokens) | {"attention_mask": None}).logits[0]
         return logits
 
     def _run(

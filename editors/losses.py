@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from editors.answer_logits import AnswerLogits
+
 # Of a table of logits so many numbers are worked on at once: on a CPU few, to save memory; on a GPU as few kernels as
 # that allows.
 _NUMBERS_AT_ONCE = {"cpu": 400_000}
@@ -94,11 +96,28 @@ def locality_kl(base_logits: Tensor, edited_logits: Tensor, *, overwrite: bool =
     return divergence
 
 
+def locality_change(base: AnswerLogits, edited: AnswerLogits) -> tuple[Tensor, Tensor]:
+    """`locality_kl` `[N]` of each answer token, and `[]` the largest change of any logit.
+
+    Args:
+        base: of the unedited model.
+        edited: of the edited model.
+    """
+    changes: list[Tensor] = []
+
+    def divergence(logits: Tensor, rows: slice) -> Tensor:
+        unedited = base.logits(rows)
+        changes.append(largest_change(unedited, logits))
+        return locality_kl(unedited, logits, overwrite=True)
+
+    return edited.losses(divergence), torch.stack(changes).max()
+
+
 class _Divergence(torch.autograd.Function):
     """`locality_kl`, which keeps one `[N, V]` tensor for the backward pass where torch's own functions keep four.
 
-    With a vocabulary of 50,000 and more, they would be among the largest tensors of a training step. So would what is
-    computed on the way: it is there for a few rows at a time only.
+    Where the logits of all tokens are there at once, those four would be among the largest tensors of a training step.
+    So would what is computed on the way: it is there for a few rows at a time only.
     """
 
     @staticmethod

@@ -38,6 +38,7 @@ class FrozenPrefix:
         goes_on: see `goes_on_behind_keys`; then texts that begin alike may share their leading tokens.
 
     Attributes:
+        outputs: takes down what blocks of this model give out.
         goes_on: as above; it ends where it turns out that the keys of this model cannot be kept.
         store: where states are kept for the next time a text comes; `None` to read it again.
     """
@@ -55,7 +56,7 @@ class FrozenPrefix:
         self._run = run
         self.goes_on = goes_on
         self._relative = _relative_attention(self._blocks[0])
-        self._outputs = BlockOutputs()
+        self.outputs = BlockOutputs()
         self.store: TensorStore | None = None
 
     @torch.no_grad()
@@ -172,7 +173,7 @@ class FrozenPrefix:
         masks = [torch.tensor([0] * (width - count) + [1] * len(text)) for text, count in zip(texts, read, strict=True)]
         mask = pad_sequence(masks, batch_first=True).to(device)
         cache = as_cache(begun) if begun else DynamicCache() if any(text in wanted for text in texts) else None
-        with self._outputs.of(self._blocks[self.depth - 1]) as seen, self._skipping(self._blocks[self.depth :]):
+        with self.outputs.of(self._blocks[self.depth - 1]) as seen, self._skipping(self._blocks[self.depth :]):
             self._run(ids, mask, cache)
         if cache is not None and is_complete(cache, self.depth):
             for row, (text, count) in enumerate(zip(texts, read, strict=True)):
@@ -193,7 +194,7 @@ class FrozenPrefix:
         if hidden is None:
             yield
             return
-        if self._outputs.are_tuples is None:
+        if self.outputs.are_tuples is None:
             # `hidden` was kept from elsewhere: only a forward pass tells what the blocks return.
             self._run_first_block(tokens)
         with self._skipping(self._blocks if after_all else self._blocks[: self.depth], hidden):
@@ -202,7 +203,7 @@ class FrozenPrefix:
     @torch.no_grad()
     def _run_first_block(self, tokens: TokenBatch) -> None:
         """Learn on one text what the blocks return."""
-        with self._outputs.of(self._blocks[0]), self._skipping(self._blocks[1:]):
+        with self.outputs.of(self._blocks[0]), self._skipping(self._blocks[1:]):
             self._run(tokens.input_ids[:1], tokens.attention_mask[:1], None)
 
     @contextmanager
@@ -216,7 +217,7 @@ class FrozenPrefix:
 
         def hand_on(*args: Any, **kwargs: Any) -> Any:
             state = hidden if hidden is not None else (args[0] if args else kwargs["hidden_states"])
-            return (state, *biases(state.shape[1])) if self._outputs.are_tuples else state
+            return (state, *biases(state.shape[1])) if self.outputs.are_tuples else state
 
         blocks = list(blocks)
         own = [block.__dict__.get("forward") for block in blocks]

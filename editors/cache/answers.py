@@ -18,7 +18,7 @@ from editors.tokens import TokenBatch
 _STATES = "states"
 
 
-class KnownAnswers:
+class CachedAnswers:
     """Hidden states of the unedited model after its last block, at the positions that predict answer tokens.
 
     Args:

@@ -24,7 +24,7 @@ from editors.tokens import TokenBatch
 _PREDICTED, _LOSS = "predicted", "loss"
 
 
-class KnownFactors:
+class CachedFactors:
     """What `FrozenLM.capture` says of each text, without an edit.
 
     Args:

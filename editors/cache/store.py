@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from editors.autocast import autocast_dtype
 from editors.base_model import weights_hash
 from editors.cache.files import Entry, Key, TensorFiles
 from editors.errors import EditorError
@@ -146,9 +147,8 @@ class TensorStore:
 
     def _where_computed(self, key: Key) -> Key:
         """The key, with the kind of device and the type that autocast computes in."""
-        device = self._model.device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return (*key, zlib.crc32(f"{device} {autocast}".encode()))
+        device = self._model.device
+        return (*key, zlib.crc32(f"{device.type} {autocast_dtype(device)}".encode()))
 
 
 def _moved(entry: Entry, device: torch.device) -> Entry:

@@ -50,7 +50,7 @@ def trace_step(editor: Editor, size: BatchSize) -> StepMemory:
         for owner, method, name in (
             (editor.frozen, "prefix", "frozen prefix"),
             (editor.frozen, "capture", "capture"),
-            (editor.frozen, "answers_together", "edited passes"),
+            (editor.frozen, "answer_logits", "edited passes"),
             (editor.network, "forward", "hypernetwork"),
         ):
             stack.enter_context(_charged(trace, owner, method, name))
@@ -66,11 +66,11 @@ def trace_step(editor: Editor, size: BatchSize) -> StepMemory:
 @contextmanager
 def _one_pass(frozen: FrozenLM) -> Iterator[None]:
     """Inside this context all texts share one pass: to group them by length, their values would have to be there."""
-    frozen.answers_together = partial(frozen.answers_together, one_pass=True)  # type: ignore[method-assign]
+    frozen.answer_logits = partial(frozen.answer_logits, one_pass=True)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        frozen.__dict__.pop("answers_together", None)
+        frozen.__dict__.pop("answer_logits", None)
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def test_locality_kl_of_zero_stops(tiny_world: TinyWorld, tmp_path: Path, monkey
     def lost(base_logits: Tensor, edited_logits: Tensor, **_: object) -> Tensor:
         return (edited_logits - edited_logits).sum(dim=-1)
 
-    monkeypatch.setattr("editors.base.locality_kl", lost)
+    monkeypatch.setattr("editors.losses.locality_kl", lost)
     with pytest.raises(TrainingFault, match="bfloat16 rounds very small updates away") as error:
         train(tiny_world, tmp_path)
     assert fault(error) == "the locality KL is exactly zero"

@@ -14,16 +14,19 @@ from editors import answer_logits
 from editors.answer_logits import AnswerLogits
 from editors.edits import LowRankEdit
 from editors.frozen import FrozenLM
+from editors.ke.module import KE
 from editors.losses import answer_nll, locality_kl
 from editors.tokens import TokenBatch
+from tests.editors.cache.test_cached_steps import batches, editor, step
 from tests.tiny_models import ARCHITECTURES, random_batch, random_edit, tiny_model
+from tests.tiny_world import TinyWorld
 
 LENGTHS = (9, 4, 12, 7)
 
 
 @pytest.fixture(autouse=True)
 def _two_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer_logits, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setitem(answer_logits._ROWS_AT_ONCE, "cpu", 2)
 
 
 def edited(model: PreTrainedModel) -> tuple[FrozenLM, LowRankEdit, TokenBatch]:
@@ -36,7 +39,7 @@ def edited(model: PreTrainedModel) -> tuple[FrozenLM, LowRankEdit, TokenBatch]:
 
 
 def answers_of(lm: FrozenLM, edit: LowRankEdit, tokens: TokenBatch) -> AnswerLogits:
-    return lm.answers_together([tokens], edit, lm.prefix([tokens]))[0]
+    return lm.answer_logits([tokens], edit, lm.prefix([tokens]))[0]
 
 
 def gradients(losses: Tensor, edit: LowRankEdit) -> list[Tensor]:
@@ -49,11 +52,11 @@ def gradients(losses: Tensor, edit: LowRankEdit) -> list[Tensor]:
 def test_losses_and_gradients_are_those_of_the_whole_logits(architecture: str) -> None:
     """Also where an architecture scales or caps logits behind its head."""
     lm, edit, tokens = edited(tiny_model(architecture))
-    base, targets = lm.base_answers(tokens).rows(), tokens.targets
+    base, targets = lm.base_answer_logits(tokens).logits(), tokens.targets
     assert len(targets) > 2 * 2
     for found, wanted in (
         (
-            answers_of(lm, edit, tokens).losses(lambda logits, rows: answer_nll(logits, targets[rows])),
+            answers_of(lm, edit, tokens).target_losses(answer_nll, targets),
             answer_nll(lm.logits(tokens, edit), targets),
         ),
         (
@@ -65,13 +68,39 @@ def test_losses_and_gradients_are_those_of_the_whole_logits(architecture: str) -
         torch.testing.assert_close(gradients(found, edit), gradients(wanted, edit), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bfloat16_losses_and_gradients_are_those_of_the_whole_logits_to_its_precision(autocast: bool) -> None:
+    lm, edit, tokens = edited(tiny_model("llama", dtype=torch.float32 if autocast else torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+        found = answers_of(lm, edit, tokens).target_losses(answer_nll, tokens.targets)
+        wanted = answer_nll(lm.logits(tokens, edit), tokens.targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
+    for one, other in zip(gradients(found, edit), gradients(wanted, edit), strict=True):
+        assert (one - other).norm() < 0.03 * other.norm()
+
+
+@pytest.mark.parametrize("kind", ["mend", "ke", "simple ke"])
+def test_a_step_is_that_of_the_whole_logits(kind: str, tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss of a step, and the largest change of a logit, in parts and in one."""
+    found = []
+    for rows in (2, 1000):
+        monkeypatch.setitem(answer_logits._ROWS_AT_ONCE, "cpu", rows)
+        made = editor(kind.removeprefix("simple "), tiny_world, None)
+        if kind == "simple ke":
+            assert isinstance(made, KE)
+            made.objective = "simple"
+        found.append(step(made, next(batches(made))))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-7)
+
+
 def test_a_few_rows_are_there_at_once() -> None:
     lm, edit, tokens = edited(tiny_model("llama"))
     scored: list[int] = []
     lm.model.get_output_embeddings().register_forward_hook(lambda _, args, __: scored.append(args[0].shape[1]))
     answers = answers_of(lm, edit, tokens)
     scored.clear()
-    losses = answers.losses(lambda logits, rows: answer_nll(logits, tokens.targets[rows]))
+    losses = answers.target_losses(answer_nll, tokens.targets)
     assert len(scored) == -(-len(tokens.targets) // 2)
     assert max(scored) == 2
     scored.clear()
@@ -79,10 +108,12 @@ def test_a_few_rows_are_there_at_once() -> None:
     assert not scored, "the backward pass made the logits once more"
 
 
-def test_without_gradients_losses_have_none() -> None:
+def test_without_gradients_losses_have_none_and_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, edit, tokens = edited(tiny_model("llama"))
-    with torch.no_grad():
-        losses = answers_of(lm, edit, tokens).losses(lambda logits, rows: answer_nll(logits, tokens.targets[rows]))
+    answers = answers_of(lm, edit, tokens)
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", None)
+        losses = answers.target_losses(answer_nll, tokens.targets)
     assert not losses.requires_grad
     torch.testing.assert_close(losses, answer_nll(lm.logits(tokens, edit), tokens.targets), rtol=1e-5, atol=1e-6)
 

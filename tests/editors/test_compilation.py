@@ -28,7 +28,7 @@ from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
 from editors.sites import is_linear
 from editors.tokens import EditBatch, EncodedText, collate_texts
-from tests.editors.cache.test_prefix import batches
+from tests.editors.cache.test_cached_steps import batches
 from tests.tiny_models import ARCHITECTURES, tiny_model
 from tests.tiny_world import TinyWorld
 

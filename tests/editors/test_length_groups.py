@@ -47,7 +47,7 @@ def test_logits_and_gradients_are_those_of_each_batch_by_itself(
     lm = FrozenLM(tiny_model(architecture), num_blocks=2)
     edit, parts = trained(lm), batches(side)
     hidden = lm.prefix(parts)
-    found = [answers.rows() for answers in lm.answers_together(parts, edit, hidden, one_pass=one_pass)]
+    found = [answers.logits() for answers in lm.answer_logits(parts, edit, hidden, one_pass=one_pass)]
     wanted = [lm.logits(tokens, edit, states) for tokens, states in zip(parts, hidden, strict=True)]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(found, edit), gradients(wanted, edit), rtol=1e-5, atol=1e-5)
@@ -57,15 +57,15 @@ def test_the_base_model_needs_no_edit_and_no_prefix() -> None:
     lm = FrozenLM(tiny_model("llama"), num_blocks=4)
     parts = batches()
     wanted = [lm.logits(tokens) for tokens in parts]
-    found = [answers.rows() for answers in lm.answers_together(parts, None, lm.prefix(parts))]
+    found = [answers.logits() for answers in lm.answer_logits(parts, None, lm.prefix(parts))]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_without_a_text_has_no_logits() -> None:
     lm = FrozenLM(tiny_model("llama"), num_blocks=2)
     parts = [batches()[0], collate_texts([], [], PAD_ID)]
-    found = lm.answers_together(parts, None, lm.prefix(parts))
-    torch.testing.assert_close(found[0].rows(), lm.logits(parts[0]), rtol=1e-5, atol=1e-5)
+    found = lm.answer_logits(parts, None, lm.prefix(parts))
+    torch.testing.assert_close(found[0].logits(), lm.logits(parts[0]), rtol=1e-5, atol=1e-5)
     assert len(found[1]) == 0
 
 
@@ -78,13 +78,13 @@ def test_little_padding_is_computed_and_the_head_waits_until_it_is_asked() -> No
     last.register_forward_hook(lambda _, args, __: computed.append(args[0].shape[0] * args[0].shape[1]))
     head = lm.model.get_output_embeddings()
     head.register_forward_hook(lambda _, args, __: scored.append(args[0].shape[1]))
-    found = lm.answers_together(parts, trained(lm), hidden)
+    found = lm.answer_logits(parts, trained(lm), hidden)
     real = sum(int(tokens.attention_mask.sum()) for tokens in parts)
     assert len(computed) == 2
     assert sum(computed) < 1.1 * real < sum(tokens.input_ids.numel() for tokens in parts) / 2
     assert scored == [0, 0]
     for answers in found:
-        answers.rows()
+        answers.logits()
     assert scored[2:] == [len(tokens.targets) for tokens in parts]
 
 
@@ -105,7 +105,7 @@ def test_where_processes_share_the_model_all_texts_have_one_pass(monkeypatch: py
     for shared, count in ((False, 2), (True, 1)):
         monkeypatch.setattr(FrozenLM, "is_shared", shared)
         passes.clear()
-        lm.answers_together(parts, edit, hidden)
+        lm.answer_logits(parts, edit, hidden)
         assert len(passes) == count
 
 

@@ -221,8 +221,8 @@ def test_sharing_the_prefix_of_several_batches_changes_no_logit(lm: FrozenLM) ->
 
 def test_batches_run_together_may_be_empty(lm: FrozenLM) -> None:
     full, empty = batch_of(pairs_for(lm.model)), batch_of([])
-    found = lm.answers_together([full, empty], None, [None, None])
-    close(found[0].rows(), lm.logits(full))
+    found = lm.answer_logits([full, empty], None, [None, None])
+    close(found[0].logits(), lm.logits(full))
     assert len(found[1]) == 0
 
 

@@ -37,7 +37,7 @@ def batch_of(texts: Sequence[EncodedText], side: PaddingSide = "right") -> Token
 
 
 def base_logits(lm: FrozenLM, tokens: TokenBatch) -> Tensor:
-    return lm.base_answers(tokens, lm.prefix([tokens])[0]).rows()
+    return lm.base_answer_logits(tokens, lm.prefix([tokens])[0]).logits()
 
 
 @contextmanager
