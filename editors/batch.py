@@ -126,16 +126,15 @@ class BatchEditor:
             GENERALITY: [[(text, row.request.target) for text in row.rephrases] for row in rows],
             LOCALITY: [list(row.locality) for row in rows],
         }
-        for name, pairs in parts.items():
-            if any(pairs):
-                tokens = self._tokens(pairs)
-                hidden = self._frozen.prefix([tokens])[0]
-                base = self._frozen.logits(tokens, hidden=hidden).argmax(dim=-1)
-                edited = self._frozen.logits(tokens, edit, hidden).argmax(dim=-1)
-                wanted = base if name == LOCALITY else tokens.targets
-                _add(scores, name, edited == wanted, tokens)
-                if name != LOCALITY:
-                    _add(scores, f"before/{name}", base == wanted, tokens)
+        texts = {name: self._tokens(pairs) for name, pairs in parts.items() if any(pairs)}
+        prefixes = self._frozen.prefix(list(texts.values()))
+        for (name, tokens), hidden in zip(texts.items(), prefixes, strict=True):
+            base = self._frozen.logits(tokens, hidden=hidden).argmax(dim=-1)
+            edited = self._frozen.logits(tokens, edit, hidden).argmax(dim=-1)
+            wanted = base if name == LOCALITY else tokens.targets
+            _add(scores, name, edited == wanted, tokens)
+            if name != LOCALITY:
+                _add(scores, f"before/{name}", base == wanted, tokens)
         return scores
 
     def _tokens(self, pairs: Sequence[Sequence[tuple[str, str]]]) -> TokenBatch:
