@@ -67,18 +67,21 @@ class _ScaledBySite(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, site: Tensor) -> Tensor:
         ctx.save_for_backward(x, scale, shift, site)
-        return torch.addcmul(shift[site], scale[site], x).clamp_(min=0)
+        return shift[site].addcmul_(scale[site], x).clamp_(min=0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, scale, shift, site = ctx.saved_tensors
+        # In place where that can be: at full rank such tensors are among the largest of a step.
         own_scale = scale[site]
+        passed = shift[site].addcmul_(own_scale, x)
         # At 0 too, unlike relu's: a block that starts at zero would never learn.
-        passed = gradient * (torch.addcmul(shift[site], own_scale, x) >= 0)
+        torch.mul(gradient, passed >= 0, out=passed)
         # [S, N]: the sum over each site's rows as a product, whose order of summation is the same every time.
         of_site = nn.functional.one_hot(site, len(scale)).to(passed.dtype).T
-        return passed * own_scale, of_site @ (passed * x), of_site @ passed, None
+        of_shift, of_scale = of_site @ passed, of_site @ (passed * x)
+        return passed.mul_(own_scale), of_scale, of_shift, None
 
 
 class LowRankBlock(nn.Module):
