@@ -5,7 +5,7 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -189,7 +189,7 @@ class FrozenLM(nn.Module):
         counts = [len(tokens.targets) for tokens in batches]
         if one_pass or self.is_shared:
             (group,) = length_groups(batches, hidden, one_pass=True)
-            return AnswerLogits(self._run(group.tokens, edit, group.hidden, None)).split(counts)
+            return AnswerLogits(self._run(group.tokens, edit, group.hidden)).split(counts)
         groups = length_groups(batches, hidden)
         order = torch.cat([group.answers for group in groups]).argsort()
         states = torch.cat([self._states_at_answers(edit, group.tokens, group.hidden) for group in groups])
@@ -218,7 +218,7 @@ class FrozenLM(nn.Module):
     def _states_at_answers(self, edit: Edit | None, tokens: TokenBatch, hidden: Tensor | None) -> Tensor:
         """`[N, d]` what comes out of the last block at the positions that predict answer tokens."""
         with self._prefix.outputs.of(self._blocks[-1]) as seen:
-            self._run(tokens, edit, hidden, None, lambda states: states[:, :0])
+            self._run(tokens, edit, hidden, head=False)
         # The last one: a pass before it may only have learned what blocks return.
         return seen[-1].flatten(0, 1)[tokens.positions]
 
@@ -237,7 +237,7 @@ class FrozenLM(nn.Module):
         numbers = torch.arange(len(states), device=states.device)
         ids = numbers.new_zeros(len(states), 1)
         tokens = TokenBatch(ids, torch.ones_like(ids), numbers, numbers, numbers, numbers)
-        with self._prefix.given(states.unsqueeze(1), tokens, after_all=True), self._head_at(tokens):
+        with self._prefix.given(states.unsqueeze(1), tokens, after_all=True), self._head_at(tokens, tokens.positions):
             # Without a mask nobody has to look whether it hides anything.
             logits: Tensor = self.model(**self._inputs.arguments(tokens) | {"attention_mask": None}).logits[0]
         return logits
@@ -247,26 +247,27 @@ class FrozenLM(nn.Module):
         tokens: TokenBatch,
         edit: Edit | None,
         hidden: Tensor | None,
-        cache: DynamicCache | None,
-        select: Callable[[Tensor], Tensor] | None = None,
+        cache: DynamicCache | None = None,
+        *,
+        head: bool = True,
     ) -> Tensor:
-        """Logits at answer positions, or of those states that `select` makes of the states there."""
+        """Logits at answer positions; without the head none."""
+        scored = tokens.positions if head else tokens.positions[:0]
         applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode, tokens)
-        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens, select):
+        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens, scored):
             logits: Tensor = self.model(**self._inputs.arguments(tokens, cache)).logits[0]
         return logits
 
     @contextmanager
-    def _head_at(self, tokens: TokenBatch, select: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
-        """Let the language-model head see only answer positions: with a large vocabulary it costs as much as blocks.
+    def _head_at(self, tokens: TokenBatch, positions: Tensor) -> Iterator[None]:
+        """Let the language-model head see only `positions` `[N]`: with a large vocabulary it costs as much as blocks.
 
-        It sees `[copies, N, d]`, where an edit may run every text several times; or what `select` makes of that.
+        It sees `[copies, N, d]`, where an edit may run every text several times.
         """
 
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             copies = args[0].unflatten(0, (tokens.num_texts, -1)).transpose(0, 1)
-            states = copies.flatten(1, 2)[:, tokens.positions]
-            return (states if select is None else select(states),)
+            return (copies.flatten(1, 2)[:, positions],)
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(hook)
         try:
