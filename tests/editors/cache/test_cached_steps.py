@@ -22,6 +22,7 @@ from editors.evaluation import Evaluator
 from editors.frozen import FrozenLM
 from editors.ke.module import KE
 from editors.ke.network import KEConfig
+from editors.key_values import KeyValues
 from editors.length_groups import length_groups
 from editors.mend.module import MEND
 from editors.mend.network import MENDConfig
@@ -184,3 +185,12 @@ def test_strategies_that_divide_the_base_model_are_refused(strategy: Any, monkey
     monkeypatch.setattr(made, "_trainer", SimpleNamespace(strategy=strategy))
     with pytest.raises(EditorError, match=r"prefix_cache needs a strategy that keeps the base model whole"):
         made.configure_model()
+
+
+def test_keys_are_kept_of_texts_whose_states_are_known() -> None:
+    """Generation goes on behind them; the cache holds states only."""
+    lm, tokens, kept = FrozenLM(tiny_model("llama"), num_blocks=2), random_batch((5, 8)), KeyValues()
+    lm.use_cache(PrefixCache())
+    lm.prefix([tokens])
+    lm.prefix([tokens], [kept])
+    assert len(kept.parts) == tokens.num_texts
