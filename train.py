@@ -17,23 +17,24 @@ try:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-    from callbacks.checkpoint_io import AtomicCheckpointIO
     from callbacks.export import EditorForm, export_editor, require_form
-    from callbacks.provenance import run_facts
     from callbacks.results import stage_metrics
     from callbacks.run_config import RunConfig
-    from callbacks.run_folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
-    from callbacks.switched_off import without_switched_off
-    from configs.errors import ShortErrorParser, missing_package, own_error
-    from configs.plan import count_gpus, show_plan
     from datamodules import EditDataModule
-    from editors.base import Editor
-    from editors.errors import EditorError, UsageError
-    from editors.exit_codes import ExitCode
-    from editors.files import require_new_folder
-    from editors.registry import EDITORS
+    from editors.common.errors import EditorError, UsageError
+    from editors.common.exit_codes import ExitCode
+    from editors.common.files import require_new_folder
+    from editors.methods.registry import EDITORS
+    from editors.training.module import Editor
+    from editors.training.plan.skeleton import BatchSize
+    from editors.training.plan.table import count_gpus, show_plan
+    from editors.training.run.checkpoint_io import AtomicCheckpointIO
+    from editors.training.run.errors import ShortErrorParser, missing_package, own_error
+    from editors.training.run.folder import forget_run_folder, last_checkpoint, new_run_folder, place_in_run, runs_root
+    from editors.training.run.provenance import run_facts
+    from editors.training.run.switched_off import without_switched_off
 except ModuleNotFoundError as missing:
-    if missing.name is None or missing.name.partition(".")[0] in ("callbacks", "configs", "datamodules", "editors"):
+    if missing.name is None or missing.name.partition(".")[0] in ("callbacks", "datamodules", "editors"):
         raise
     # `pip install hyperedit` is for applying editors; it makes this command as well, but not what it needs.
     sys.stderr.write(
@@ -102,7 +103,9 @@ class EditTrainer(Trainer):
             answer_tokens: of its longest answer.
             architecture: folder with the base model's config.json, or such a file, if the model is not here.
         """
-        show_plan(model, datamodule, gpus or 1, tokens, answer_tokens, architecture)
+        episodes, edits = datamodule.episodes_per_batch, datamodule.edits_per_episode
+        batch = BatchSize(episodes, edits, datamodule.locality_per_edit, tokens, answer_tokens)
+        show_plan(model, batch, datamodule.max_length, gpus or 1, architecture)
 
 
 class EditorCLI(LightningCLI):

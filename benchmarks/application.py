@@ -24,11 +24,11 @@ from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, quartiles, ver
 from benchmarks.setting import Setting, add_options, quieten, save_result, setting_from
 from benchmarks.throughput import Throughput, measure_throughput
 from callbacks.export import export_artifact
-from editors.edits import Edit
-from editors.export.artifact import LoadedEditor, load_editor
-from editors.frozen import FrozenLM
-from editors.requests import EditRequest
-from editors.tokens import encode_answers
+from editors.artifacts.editor import LoadedEditor, load_editor
+from editors.edits.low_rank import Edit
+from editors.lm.frozen import FrozenLM
+from editors.texts.batches import encode_answers
+from editors.texts.requests import EditRequest
 
 PHASES = ("prefix", "capture", "transform", "other")
 _TARGET_UNITS = 0.5

@@ -22,11 +22,11 @@ from benchmarks.measure import cpu_seconds, quartiles
 from benchmarks.results_table import read_results, replace_block
 from benchmarks.setting import quieten, read_data
 from callbacks.memory import peak_bytes, reset_peak, resident_bytes
-from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer
-from editors.errors import EditorError
-from editors.export.artifact import load_editor
-from editors.files import save_text
-from editors.requests import EditRequest
+from editors.artifacts.editor import load_editor
+from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
+from editors.common.errors import EditorError
+from editors.common.files import save_text
+from editors.texts.requests import EditRequest
 
 _SCORES = {
     "reliability": "reliability/teacher_forced/token_accuracy",

@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import cpu_seconds, learn_texts
-from editors.base import Editor
-from editors.tokens import EditBatch
+from editors.texts.batches import EditBatch
+from editors.training.module import Editor
 
 _WIDTH = 1024
 _REPEATS = 20

@@ -26,13 +26,13 @@ from transformers import PreTrainedModel
 from benchmarks.measure import UnitPass, cpu_seconds, learn_texts
 from benchmarks.processes import with_words
 from benchmarks.setting import Setting, quieten, save_result
-from editors.base_model import load_base_model
-from editors.errors import UsageError
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
-from editors.plan.skeleton import BatchSize
-from editors.sites import find_blocks
-from editors.tokens import EncodedText
+from editors.base_models.loading import load_base_model
+from editors.base_models.sites import find_blocks
+from editors.common.errors import UsageError
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
+from editors.texts.batches import EncodedText
+from editors.training.plan.skeleton import BatchSize
 
 # As in configs/mend.yaml.
 _CLIP = 100.0

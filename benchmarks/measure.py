@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from editors.base import Editor
-from editors.cache.store import PrefixCache
-from editors.tokens import EditBatch, EncodedText, TokenBatch
+from editors.lm.cache.store import PrefixCache
+from editors.texts.batches import EditBatch, EncodedText, TokenBatch
+from editors.training.module import Editor
 
 # Room for the texts of any benchmark.
 _CACHE = PrefixCache(megabytes=4096, factors=True)

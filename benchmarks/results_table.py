@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from editors.errors import EditorError
-from editors.files import save_text
+from editors.common.errors import EditorError
+from editors.common.files import save_text
 
 _PROTOCOLS = ("teacher_forced", "generated")
 

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from benchmarks.processes import STRATEGIES, TRAIN, Case, as_folder, train, train_apart
 from benchmarks.setting import Setting, quieten, save_result
-from editors.errors import UsageError
-from editors.files import save_json
+from editors.common.errors import UsageError
+from editors.common.files import save_json
 
 _RESULT = "steps.json"
 _WARMUP = 2

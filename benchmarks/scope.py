@@ -19,11 +19,11 @@ from torch import Tensor
 from benchmarks.setting import quieten, read_data
 from callbacks.scope_plot import draw_scope, roc_curve
 from datamodules.records import EditRecord
-from editors.errors import EditorError
-from editors.export.artifact import load_editor
-from editors.files import save_json
-from editors.serac.mining import MinedNegatives
-from editors.serac.network import SERACNetwork
+from editors.artifacts.editor import load_editor
+from editors.common.errors import EditorError
+from editors.common.files import save_json
+from editors.methods.serac.mining import MinedNegatives
+from editors.methods.serac.network import SERACNetwork
 
 _TOGETHER = 256
 

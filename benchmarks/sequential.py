@@ -21,16 +21,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.setting import quieten, read_data
 from datamodules.episodes import EpisodeCollator
 from datamodules.records import EditRecord
-from editors.base_model import load_base_model, load_tokenizer
-from editors.edits import Edit, compose
-from editors.export.artifact import LoadedEditor, load_editor
-from editors.files import save_json
-from editors.frozen import FrozenLM
-from editors.metrics import agreement, teacher_forced
-from editors.requests import EditRequest
-from editors.seq2seq import is_encoder_decoder
-from editors.text_encoder import text_encoder
-from editors.tokens import TokenBatch
+from editors.artifacts.editor import LoadedEditor, load_editor
+from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.base_models.loading import load_base_model, load_tokenizer
+from editors.common.files import save_json
+from editors.edits.low_rank import Edit, compose
+from editors.lm.frozen import FrozenLM
+from editors.scoring.metrics import agreement, teacher_forced
+from editors.texts.batches import TokenBatch
+from editors.texts.encoders import text_encoder
+from editors.texts.requests import EditRequest
 
 _TOGETHER = 16
 _MAX_TOKENS = 512

@@ -16,11 +16,11 @@ from jsonargparse import ArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
 from datamodules import EditDataModule
-from editors.base_model import BaseModelConfig
-from editors.files import save_json
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
-from editors.tokens import EncodedText, encode_answers
+from editors.base_models.loading import BaseModelConfig
+from editors.common.files import save_json
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
+from editors.texts.batches import EncodedText, encode_answers
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "data"
 _CANDIDATES = 500

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.setting import Setting, quieten, read_data
-from editors.base_model import BaseModelConfig
-from editors.edits import LowRankEdit, low_rank
-from editors.losses import answer_nll, locality_kl
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
-from editors.tokens import EditBatch, TokenBatch
+from editors.base_models.loading import BaseModelConfig
+from editors.edits.low_rank import LowRankEdit, low_rank
+from editors.lm.losses import answer_nll, locality_kl
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
+from editors.texts.batches import EditBatch, TokenBatch
 
 _WARM_UP_BATCHES = 6
 

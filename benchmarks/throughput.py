@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.measure import cpu_seconds
-from editors.requests import EditRequest
+from editors.texts.requests import EditRequest
 
 
 @dataclass(frozen=True)

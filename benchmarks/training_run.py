@@ -21,10 +21,10 @@ from benchmarks.setting import Setting, quieten
 from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
-from editors.compilation import CompiledForwards, TorchCompile
-from editors.length_groups import length_groups
-from editors.mend.module import MEND
-from editors.tokens import EditBatch
+from editors.lm.batching.length_groups import length_groups
+from editors.methods.mend.module import MEND
+from editors.texts.batches import EditBatch
+from editors.training.compilation import CompiledForwards, TorchCompile
 
 PHASES = ("data", "prefix", "capture", "transform", "edited forward", "backward", "optimizer", "other")
 # The first steps are the ones with most padded tokens among this many, so that the peak memory is that of a long run.

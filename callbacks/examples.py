@@ -14,10 +14,10 @@ from rich.text import Text
 
 from datamodules.base import EditDataModule
 from datamodules.records import EditRecord
-from editors.answers import ask
-from editors.base import Editor
-from editors.edits import Edit
-from editors.files import save_json
+from editors.common.files import save_json
+from editors.edits.low_rank import Edit
+from editors.lm.ask import ask
+from editors.training.module import Editor
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,17 +8,17 @@ from typing import Any, Literal
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from callbacks.provenance import run_facts
 from callbacks.results import stage_metrics
-from editors.base import Editor
-from editors.errors import UsageError
-from editors.export.artifact import ArtifactConfig, LoadedEditor, save_artifact
-from editors.export.easyedit import require_easyedit, require_mend, save_easyedit
-from editors.export.easyedit_serac import require_serac
-from editors.lockstep import has_shards
-from editors.mend.module import MEND
-from editors.serac.module import SERAC
-from editors.sharding import whole_state
+from editors.artifacts.easyedit.mend import require_easyedit, require_mend, save_easyedit
+from editors.artifacts.easyedit.serac import require_serac
+from editors.artifacts.editor import ArtifactConfig, LoadedEditor, save_artifact
+from editors.common.collectives import has_shards
+from editors.common.errors import UsageError
+from editors.common.sharding import whole_state
+from editors.methods.mend.module import MEND
+from editors.methods.serac.module import SERAC
+from editors.training.module import Editor
+from editors.training.run.provenance import run_facts
 
 EditorForm = Literal["artifact", "easyedit", "lora", "merged"]
 

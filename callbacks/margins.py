@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning import Callback, LightningModule, Trainer
 
-from editors.errors import EditorError
-from editors.ke.module import KE
+from editors.common.errors import EditorError
+from editors.methods.ke.module import KE
 
 
 class AnnealMargins(Callback):

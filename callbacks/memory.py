@@ -11,8 +11,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
-from editors.base import Editor
-from editors.files import save_json
+from editors.common.files import save_json
+from editors.training.module import Editor
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from callbacks.results import stage_metrics
-from editors.tokens import EditBatch
+from editors.texts.batches import EditBatch
 
 _PROMISES = ("reliability", "generality", "locality")
 _MEASURE = {

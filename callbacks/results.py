@@ -9,9 +9,9 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.provenance import run_facts, trained_steps
-from editors.base import Editor
-from editors.files import save_json
+from editors.common.files import save_json
+from editors.training.module import Editor
+from editors.training.run.provenance import run_facts, trained_steps
 
 _TABLE_ROWS = ("reliability", "generality", "locality", "portability")
 

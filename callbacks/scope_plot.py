@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from editors.serac.module import SERAC
+from editors.methods.serac.module import SERAC
 
 
 class ScopePlot(Callback):

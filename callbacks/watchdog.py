@@ -11,9 +11,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from editors.base import Editor
-from editors.errors import EditorError
-from editors.tokens import EditBatch
+from editors.common.errors import EditorError
+from editors.texts.batches import EditBatch
+from editors.training.module import Editor
 
 
 class TrainingFault(EditorError):

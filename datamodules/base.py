@@ -20,11 +20,11 @@ from datamodules.locality_pool import read_locality_pool
 from datamodules.readable import readable_data
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
-from editors.base import Editor
-from editors.base_model import BaseModelConfig, load_tokenizer, reads_with_an_encoder
-from editors.errors import DataError
-from editors.text_encoder import text_encoder
-from editors.tokens import PaddingSide
+from editors.base_models.loading import BaseModelConfig, load_tokenizer, reads_with_an_encoder
+from editors.common.errors import DataError
+from editors.texts.batches import PaddingSide
+from editors.texts.encoders import text_encoder
+from editors.training.module import Editor
 
 Split = Literal["train", "val", "test"]
 _LOG = logging.getLogger(__name__)

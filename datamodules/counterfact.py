@@ -9,7 +9,7 @@ from typing import Any
 
 from datamodules.json_files import Row, load_json, load_rows, shown
 from datamodules.records import EditRecord, Probe, parse_rows
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _SHOWN_IDS = 10
 

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeNumbers
-from editors.text_encoder import TextEncoder
-from editors.tokens import EditBatch, PaddingSide, TokenBatch
+from editors.texts.batches import EditBatch, PaddingSide, TokenBatch
+from editors.texts.encoders import TextEncoder
 
 _Pairs = list[tuple[str, str]]
 _LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _SHOWN_CHARS = 80
 

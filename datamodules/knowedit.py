@@ -11,7 +11,7 @@ from typing import Any
 
 from datamodules.json_files import Row, load_rows, shown
 from datamodules.records import EditRecord, Probe, parse_rows
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 _OTHER_RELATIONS = "Relation_Specificity"

@@ -9,7 +9,7 @@ from itertools import combinations, groupby
 from typing import Literal
 
 from datamodules.records import EditRecord, Probe
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 LeakPolicy = Literal["refuse", "drop", "warn"]
 _LOG = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datamodules.json_files import Row, as_text, shown
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 _SHOWN_FAULTS = 20

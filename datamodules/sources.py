@@ -13,7 +13,7 @@ from datamodules.knowedit import read_knowedit
 from datamodules.mquake import read_mquake_qa
 from datamodules.records import EditRecord
 from datamodules.zsre import read_zsre
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 
 def _check_sampling(repeat: int, limit: int | None) -> None:

@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from editors.edits import LowRankEdit, MergedEdit
-    from editors.export.artifact import LoadedEditor, load_editor
-    from editors.requests import EditRequest
+    from editors.artifacts.editor import LoadedEditor, load_editor
+    from editors.edits.low_rank import LowRankEdit, MergedEdit
+    from editors.texts.requests import EditRequest
 
 __all__ = ["EditRequest", "LoadedEditor", "LowRankEdit", "MergedEdit", "load_editor"]
 
 _HOMES = {
-    "EditRequest": "editors.requests",
-    "LoadedEditor": "editors.export.artifact",
-    "LowRankEdit": "editors.edits",
-    "MergedEdit": "editors.edits",
-    "load_editor": "editors.export.artifact",
+    "EditRequest": "editors.texts.requests",
+    "LoadedEditor": "editors.artifacts.editor",
+    "LowRankEdit": "editors.edits.low_rank",
+    "MergedEdit": "editors.edits.low_rank",
+    "load_editor": "editors.artifacts.editor",
 }
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from editors import EditRequest, load_editor
-from editors.answers import ask
-from editors.base_model import load_base_model, load_tokenizer
+from editors.base_models.loading import load_base_model, load_tokenizer
+from editors.lm.ask import ask
 
 
 def main(arguments: Sequence[str] | None = None, questions: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:

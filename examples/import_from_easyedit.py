@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from editors import EditRequest, load_editor
-from editors.answers import ask
-from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer
-from editors.export.easyedit import import_easyedit
+from editors.artifacts.easyedit.mend import import_easyedit
+from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
+from editors.lm.ask import ask
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from editors import EditRequest, load_editor
-from editors.answers import ask
-from editors.base_model import load_base_model, load_tokenizer
-from editors.edits import low_rank
-from editors.export.lora import save_lora
+from editors.artifacts.lora import save_lora
+from editors.base_models.loading import load_base_model, load_tokenizer
+from editors.edits.low_rank import low_rank
+from editors.lm.ask import ask
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,9 +20,9 @@ from callbacks.export import export_artifact
 from datamodules import EditDataModule
 from datamodules.json_files import Row, load_rows
 from datamodules.records import EditRecord, Probe, parse_rows
-from editors.base_model import BaseModelConfig
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
+from editors.base_models.loading import BaseModelConfig
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
 
 
 def parse(row: Row) -> EditRecord:

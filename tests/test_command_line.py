@@ -17,11 +17,11 @@ import yaml
 from lightning.fabric.utilities.imports import RequirementCache
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
-from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.watchdog import Watchdog
-from configs.errors import ConfigurationError, short_message
-from editors.errors import SiteError
-from editors.exit_codes import ExitCode
+from editors.common.errors import SiteError
+from editors.common.exit_codes import ExitCode
+from editors.training.run.checkpoint_io import AtomicCheckpointIO
+from editors.training.run.errors import ConfigurationError, short_message
 from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, as_from_a_shell, row, run, run_process
 from train import command_line, main
 
@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         ["callbacks.Watchdog", "'patienc'", "did you mean 'patience'"],
     ),
     "section": (["--trainr.max_steps=3"], nothing, ["--trainr.max_steps", "did you mean 'trainer.max_steps'"]),
-    "editor": (["--model=editors.mend.module.MNED"], nothing, ["'MNED'", "did you mean 'MEND'"]),
+    "editor": (["--model=editors.methods.mend.module.MNED"], nothing, ["'MNED'", "did you mean 'MEND'"]),
     "source": (["--data.val=[datamodules.ZsR]"], nothing, ["'ZsR'", "did you mean 'ZsRE'"]),
     "type": (["--trainer.max_steps=soon"], nothing, ["trainer.max_steps", "must be int", "soon"]),
     "nested type": (["--model.mend.rank=many"], nothing, ["model.mend.rank", "must be int", "many"]),
@@ -226,7 +226,7 @@ def test_mistake_in_a_process_of_its_own(tiny_world: TinyWorld, tmp_path: Path) 
     done = run_process(failed(tiny_world, tmp_path, ["--model.mend.rnk=1"], nothing))
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: model (editors.mend.module.MEND): ")
+    assert last.startswith("error: model (editors.methods.mend.module.MEND): ")
     assert last.endswith("did you mean 'mend.rank'?")
     assert "Traceback" not in done.stderr
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from editors.export.artifact import load_editor
-from editors.export.easyedit import save_easyedit
+from editors.artifacts.easyedit.mend import save_easyedit
+from editors.artifacts.editor import load_editor
 from tests.editors.conftest import REQUESTS, artifact, editor
 from tests.tiny_world import TinyWorld, row
 

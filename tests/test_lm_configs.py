@@ -11,10 +11,10 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
-from configs.architectures import find_architecture
-from editors.base_model import BaseModelConfig, build_skeleton
-from editors.mend.network import MENDConfig, MENDNetwork
-from editors.sites import linear_widths, resolve_sites
+from editors.base_models.loading import BaseModelConfig, build_skeleton
+from editors.base_models.sites import linear_widths, resolve_sites
+from editors.methods.mend.network import MENDConfig, MENDNetwork
+from editors.training.plan.architectures import find_architecture
 
 FOLDER = Path(__file__).parents[1] / "configs" / "lm"
 # Configuration file -> how many layers are edited.

@@ -24,24 +24,24 @@ from callbacks.export import export_artifact
 from callbacks.watchdog import _REMEDIES
 from datamodules import EditDataModule, EditRecord, ZsRE
 from datamodules.facts import world_facts, world_relations
-from editors.base import Editor
-from editors.base_model import BaseModelConfig
-from editors.commands.line import build_parser
-from editors.export.artifact import load_editor
-from editors.export.card import model_card
-from editors.ke.module import KE
-from editors.ke.network import KEConfig
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
-from editors.registry import EDITORS, EditorEntry
-from editors.serac.module import SERAC
-from editors.serac.network import SERACConfig
+from editors.artifacts.card import model_card
+from editors.artifacts.editor import load_editor
+from editors.base_models.loading import BaseModelConfig
+from editors.cli.line import build_parser
+from editors.methods.ke.module import KE
+from editors.methods.ke.network import KEConfig
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
+from editors.methods.registry import EDITORS, EditorEntry
+from editors.methods.serac.module import SERAC
+from editors.methods.serac.network import SERACConfig
+from editors.training.module import Editor
 from tests.tiny_world import TinyWorld, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
-    + [*ROOT.glob("docs/*.md"), *ROOT.glob("editors/*/README.md")]
+    + [*ROOT.glob("docs/*.md"), *ROOT.glob("editors/methods/*/README.md")]
 )
 # Stand for something of the reader's, or are made in the course of an example.
 _EXAMPLES = re.compile(r"NAME|DATE|plain|my_")
@@ -290,7 +290,7 @@ def _page(name: str) -> str:
 
 @pytest.mark.parametrize(("editor", "config"), [(KE, KEConfig), (MEND, MENDConfig), (SERAC, SERACConfig)])
 def test_the_options_of_editors_are_documented_with_their_defaults(editor: type[Editor], config: type) -> None:
-    text = _page(f"editors/{editor.registered_name}/README.md")
+    text = _page(f"editors/methods/{editor.registered_name}/README.md")
     options = {field.name: field.default for field in dataclasses.fields(config)}
     options |= {name: p.default for name, p in inspect.signature(editor).parameters.items()}
     for name, default in options.items():
@@ -340,7 +340,7 @@ def test_every_fault_of_the_watchdog_is_documented() -> None:
 
 @pytest.mark.parametrize("name", EDITORS)
 def test_every_editor_has_a_page(name: str) -> None:
-    assert (ROOT / f"editors/{name}/README.md").is_file()
+    assert (ROOT / f"editors/methods/{name}/README.md").is_file()
 
 
 def test_every_metric_is_documented(tiny_world: TinyWorld) -> None:

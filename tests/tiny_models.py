@@ -29,9 +29,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from editors.edit_signal import EditSignal, Factors
-from editors.edits import LowRankEdit, SiteUpdate
-from editors.tokens import EncodedText, PaddingSide, TokenBatch, collate_texts
+from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.lm.signal import EditSignal, Factors
+from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts
 
 VOCABULARY = 96
 HIDDEN = 32

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, BartConfig, PreTrainedConfig, PreTrainedModel, T5Config
 
-from editors.text_encoder import EncodedPair, collate_pairs
-from editors.tokens import TokenBatch
+from editors.texts.batches import TokenBatch
+from editors.texts.encoders import EncodedPair, collate_pairs
 from tests.tiny_models import EOS_ID, HIDDEN, PAD_ID, VOCABULARY
 
 ENCODER_BLOCKS, DECODER_BLOCKS = 4, 3

@@ -209,7 +209,7 @@ _CHECKPOINTS = [
 
 def _mend(model: Path) -> dict[str, Any]:
     return _item(
-        "editors.mend.module.MEND",
+        "editors.methods.mend.module.MEND",
         base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
         mend={"rank": 8, "edit_rate": 0.05},
         learning_rate=1e-3,
@@ -221,7 +221,7 @@ def _mend(model: Path) -> dict[str, Any]:
 
 def _ke(model: Path) -> dict[str, Any]:
     return _item(
-        "editors.ke.module.KE",
+        "editors.methods.ke.module.KE",
         base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
         ke={"hidden_width": 16, "condition_width": 24, "edit_rate": 0.02},
         kl_margin={"start": 0.1, "end": 0.01},
@@ -234,7 +234,7 @@ def _ke(model: Path) -> dict[str, Any]:
 
 def _serac(model: Path) -> dict[str, Any]:
     return _item(
-        "editors.serac.module.SERAC",
+        "editors.methods.serac.module.SERAC",
         base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
         serac={"encoder": str(model.parent / "encoder"), "rank": 4},
         learning_rate=1e-3,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _FEWEST_TEMPLATES = 4
 

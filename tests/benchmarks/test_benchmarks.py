@@ -18,8 +18,8 @@ from benchmarks.measure import PhaseClock, UnitPass, cpu_seconds, quartiles
 from benchmarks.setting import Setting
 from benchmarks.throughput import Throughput, measure_throughput
 from benchmarks.training_run import TrainingRun, measure_training
-from editors.base_model import load_base_model, weights_hash
-from editors.requests import EditRequest
+from editors.base_models.loading import load_base_model, weights_hash
+from editors.texts.requests import EditRequest
 from tests.tiny_world import write_model, write_tokenizer
 
 EPISODES, STEPS, WARMUP = 3, 4, 2

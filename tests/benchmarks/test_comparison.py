@@ -12,12 +12,12 @@ import pytest
 from benchmarks import comparison
 from benchmarks.comparison import Cost, comparison_table, measure_cost
 from callbacks.export import export_artifact
-from editors.base_model import BaseModelConfig
-from editors.edits import LowRankEdit
-from editors.errors import EditorError
-from editors.ke.module import KE
-from editors.mend.module import MEND
-from editors.requests import EditRequest
+from editors.base_models.loading import BaseModelConfig
+from editors.common.errors import EditorError
+from editors.edits.low_rank import LowRankEdit
+from editors.methods.ke.module import KE
+from editors.methods.mend.module import MEND
+from editors.texts.requests import EditRequest
 from tests.editors.conftest import TINY
 from tests.tiny_world import TinyWorld
 

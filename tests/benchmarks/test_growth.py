@@ -16,11 +16,11 @@ from benchmarks import growth
 from benchmarks.growth import Cost, Size, last_blocks, measure_growth
 from benchmarks.measure import UnitPass
 from benchmarks.setting import Setting
-from editors.base_model import load_base_model
-from editors.errors import UsageError
-from editors.frozen import FrozenLM
-from editors.prefix import FrozenPrefix
-from editors.text_groups import Text
+from editors.base_models.loading import load_base_model
+from editors.common.errors import UsageError
+from editors.lm.batching.text_groups import Text
+from editors.lm.frozen import FrozenLM
+from editors.lm.prefix import FrozenPrefix
 from tests.tiny_world import write_model
 
 VALUES = {"blocks": (2, 4), "edited_blocks": (1, 2), "rank": (4, 8), "episodes": (1, 2, 3), "tokens": (6, 9)}

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import memory as benchmark
 from benchmarks.memory import Cost, main
-from editors.serac.edit import MemoryEdit, Routes
+from editors.methods.serac.edit import MemoryEdit, Routes
 from tests.tiny_world import TinyWorld
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks import prefix_reuse
 from benchmarks.prefix_reuse import count_reuse, read_configured
-from editors.base_model import BaseModelConfig
+from editors.base_models.loading import BaseModelConfig
 from tests.tiny_world import TinyWorld
 
 

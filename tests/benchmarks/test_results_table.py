@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results_table
-from editors.errors import EditorError
+from editors.common.errors import EditorError
 
 RESULTS = {
     "metrics": {

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from benchmarks.processes import Case
 from benchmarks.scaling import PHASES, Timing, main, measure, timing_table
-from editors.errors import UsageError
+from editors.common.errors import UsageError
 from tests.tiny_world import TinyWorld
 
 CASE = Case("mend", "single GPU", 4, 24, "model")

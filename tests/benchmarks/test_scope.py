@@ -12,10 +12,10 @@ from benchmarks.scope import accuracies, main, scope_scores
 from callbacks.export import export_artifact
 from datamodules import EditRecord
 from datamodules.records import Probe
-from editors.errors import EditorError
-from editors.mend.module import MEND
-from editors.serac.module import SERAC
-from tests.editors.serac.worlds import new_editor
+from editors.common.errors import EditorError
+from editors.methods.mend.module import MEND
+from editors.methods.serac.module import SERAC
+from tests.editors.methods.serac.worlds import new_editor
 from tests.tiny_world import MODELS, TinyWorld, row
 
 

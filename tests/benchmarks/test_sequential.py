@@ -12,12 +12,12 @@ import torch
 from benchmarks.sequential import main, sequential_edits
 from callbacks.export import export_artifact
 from datamodules import ZsRE
-from editors.base_model import load_base_model, load_tokenizer
-from editors.export.artifact import load_editor
-from editors.frozen import FrozenLM
-from editors.registry import EDITORS
-from editors.requests import EditRequest
-from editors.tokens import collate_texts, encode_answers
+from editors.artifacts.editor import load_editor
+from editors.base_models.loading import load_base_model, load_tokenizer
+from editors.lm.frozen import FrozenLM
+from editors.methods.registry import EDITORS
+from editors.texts.batches import collate_texts, encode_answers
+from editors.texts.requests import EditRequest
 from tests.tiny_world import MODELS, TinyWorld
 
 

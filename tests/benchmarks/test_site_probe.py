@@ -9,8 +9,8 @@ import torch
 
 from benchmarks import site_probe
 from benchmarks.setting import read_data
-from editors.base_model import BaseModelConfig
-from editors.losses import answer_nll
+from editors.base_models.loading import BaseModelConfig
+from editors.lm.losses import answer_nll
 from tests.tiny_world import write_model, write_tokenizer
 
 pytestmark = pytest.mark.slow

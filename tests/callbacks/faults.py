@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from editors.mend.module import MEND
+from editors.methods.mend.module import MEND
 
 
 class PoisonedParameter(Callback):

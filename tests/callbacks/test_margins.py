@@ -12,11 +12,11 @@ from lightning import LightningModule, Trainer
 from torch import nn
 
 from callbacks.margins import AnnealMargins
-from editors.base_model import BaseModelConfig
-from editors.errors import EditorError
-from editors.ke.constraint import Constraint, Margin
-from editors.ke.module import KE
-from editors.mend.module import MEND
+from editors.base_models.loading import BaseModelConfig
+from editors.common.errors import EditorError
+from editors.methods.ke.constraint import Constraint, Margin
+from editors.methods.ke.module import KE
+from editors.methods.mend.module import MEND
 from tests.tiny_world import TinyWorld
 
 METRIC = "val/reliability/teacher_forced/token_accuracy"

@@ -17,13 +17,13 @@ from rich.table import Table
 from callbacks.examples import ExampleTable, _table, example_rows
 from callbacks.export import ExportArtifact
 from callbacks.plots import ResultPlot
-from callbacks.provenance import run_facts
 from callbacks.results import ResultsFile, metrics_table, stage_metrics
 from datamodules.base import EditDataModule
 from datamodules.records import EditRecord, Probe
-from editors.base_model import BaseModelConfig
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
+from editors.base_models.loading import BaseModelConfig
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
+from editors.training.run.provenance import run_facts
 from tests.tiny_world import TinyWorld
 
 TOKEN = "teacher_forced/token_accuracy"

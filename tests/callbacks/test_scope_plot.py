@@ -10,8 +10,8 @@ import torch
 from lightning import LightningModule
 
 from callbacks.scope_plot import ScopePlot, roc_curve
-from editors.base_model import BaseModelConfig
-from editors.serac.module import SERAC
+from editors.base_models.loading import BaseModelConfig
+from editors.methods.serac.module import SERAC
 
 
 def test_curve_is_that_of_counting() -> None:

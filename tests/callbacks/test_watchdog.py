@@ -12,10 +12,10 @@ from torch import Tensor
 from callbacks.watchdog import TrainingFault, Watchdog
 from datamodules.base import EditDataModule
 from datamodules.sources import ZsRE
-from editors.base_model import BaseModelConfig
-from editors.errors import EditorError
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
+from editors.base_models.loading import BaseModelConfig
+from editors.common.errors import EditorError
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
 from tests.callbacks.faults import PoisonedGradient, PoisonedParameter, StillTransforms
 from tests.tiny_world import TinyWorld, as_from_a_shell
 
@@ -93,7 +93,7 @@ def test_locality_kl_of_zero_stops(tiny_world: TinyWorld, tmp_path: Path, monkey
     def lost(base_logits: Tensor, edited_logits: Tensor, **_: object) -> Tensor:
         return (edited_logits - edited_logits).sum(dim=-1)
 
-    monkeypatch.setattr("editors.losses.locality_kl", lost)
+    monkeypatch.setattr("editors.lm.losses.locality_kl", lost)
     with pytest.raises(TrainingFault, match="bfloat16 rounds very small updates away") as error:
         train(tiny_world, tmp_path)
     assert fault(error) == "the locality KL is exactly zero"

@@ -16,9 +16,9 @@ from datamodules.locality_pool import read_locality_pool
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader
 from datamodules.sources import ZsRE
-from editors.base_model import BaseModelConfig
-from editors.errors import DataError
-from editors.mend.module import MEND
+from editors.base_models.loading import BaseModelConfig
+from editors.common.errors import DataError
+from editors.methods.mend.module import MEND
 from tests.tiny_world import COUNTS, TinyWorld
 
 

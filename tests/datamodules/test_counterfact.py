@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.counterfact import read_counterfact, read_split
 from datamodules.records import EditRecord, Probe
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _FLAT: dict[str, Any] = {
     "case_id": 2,

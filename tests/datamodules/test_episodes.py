@@ -10,12 +10,12 @@ import torch
 
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
 from datamodules.records import EditRecord, Probe
-from editors.base_model import BaseModelConfig, load_tokenizer
-from editors.losses import EpisodeLosses
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
-from editors.text_encoder import DecoderOnlyTexts
-from editors.tokens import EditBatch, PaddingSide, TokenBatch
+from editors.base_models.loading import BaseModelConfig, load_tokenizer
+from editors.lm.losses import EpisodeLosses
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
+from editors.texts.batches import EditBatch, PaddingSide, TokenBatch
+from editors.texts.encoders import DecoderOnlyTexts
 from tests.tiny_world import TinyWorld
 
 PROMPTS = ("What is the capital of Belfen?", "Who founded Dor?", "Which language do people in Gal speak every day?")

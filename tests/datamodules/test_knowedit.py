@@ -12,7 +12,7 @@ import pytest
 
 from datamodules.knowedit import read_knowedit
 from datamodules.records import EditRecord, Probe
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _ROW: dict[str, Any] = {
     "subject": "Leo Arons",

@@ -14,7 +14,7 @@ from datamodules.locality_pool import read_locality_pool
 from datamodules.mquake import read_mquake_qa
 from datamodules.records import EditRecord, Probe
 from datamodules.zsre import read_zsre
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 
 def _record(prompt: str, subject: str = "", locality: str = "", source: str = "") -> EditRecord:

@@ -11,7 +11,7 @@ import pytest
 from datamodules.locality_pool import read_locality_pool
 from datamodules.mquake import read_mquake_qa
 from datamodules.records import EditRecord, Probe
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _ROW: dict[str, Any] = {
     "subject": "Ford Edge",

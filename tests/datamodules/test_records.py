@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.json_files import Row, load_json, load_rows
 from datamodules.records import EditRecord, Probe, parse_rows
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 
 def _parse(row: Row) -> EditRecord:

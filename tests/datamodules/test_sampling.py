@@ -10,7 +10,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from datamodules.sampling import EpisodeLoader, EpisodeNumbers, EpisodeSampler
-from editors.tokens import EditBatch, collate_texts
+from editors.texts.batches import EditBatch, collate_texts
 
 LENGTHS = random.Random(7).choices(range(5, 80), k=203)
 BATCH = 4

@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.records import EditRecord
 from datamodules.sources import CounterFact, Sample, ZsRE
-from editors.errors import DataError
+from editors.common.errors import DataError
 from tests.tiny_world import TinyWorld
 
 

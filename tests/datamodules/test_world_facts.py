@@ -15,7 +15,7 @@ import pytest
 from datamodules.facts import Hop, Relation, split_subjects, world_facts, world_relations
 from datamodules.leaks import find_leaks
 from datamodules.records import EditRecord, Probe
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 Splits = dict[str, list[EditRecord]]
 

@@ -12,7 +12,7 @@ import pytest
 
 from datamodules.records import EditRecord, Probe
 from datamodules.zsre import read_zsre
-from editors.errors import DataError
+from editors.common.errors import DataError
 
 _ROW: dict[str, Any] = {
     "subject": "Turkhan",

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from editors.errors import UsageError
+from editors.common.errors import UsageError
 from tests.distributed.pair import PROCESSES, STRATEGIES, item, under
 from tests.tiny_world import TinyWorld, write_encoder, write_model, write_splits, write_tokenizer
 from train import command_line

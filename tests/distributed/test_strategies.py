@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from editors.base_model import BaseModelConfig, load_base_model, weights_hash
+from editors.base_models.loading import BaseModelConfig, load_base_model, weights_hash
 from tests.distributed.pair import STRATEGIES, item, pair, under
 from tests.tiny_world import TinyWorld, run, write_splits
 

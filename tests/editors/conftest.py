@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from callbacks.export import export_artifact
-from editors.base_model import BaseModelConfig
-from editors.mend.module import MEND
-from editors.mend.network import MENDConfig
-from editors.requests import EditRequest
-from editors.tokens import collate_texts, encode_answers
+from editors.base_models.loading import BaseModelConfig
+from editors.methods.mend.module import MEND
+from editors.methods.mend.network import MENDConfig
+from editors.texts.batches import collate_texts, encode_answers
+from editors.texts.requests import EditRequest
 from tests.tiny_world import TinyWorld, row
 
 METRICS = {"reliability/teacher_forced/token_accuracy": 0.875, "locality/teacher_forced/token_agreement": 0.5}

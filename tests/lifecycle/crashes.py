@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from editors.base import Editor
+from editors.training.module import Editor
 
 
 class Crash(RuntimeError):

@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from editors.answers import ask
-from editors.base import Editor
-from editors.base_model import load_base_model, load_tokenizer, longest_text, weights_hash
-from editors.commands.line import main
-from editors.edits import LowRankEdit, low_rank
-from editors.export.artifact import load_editor
-from editors.registry import EDITORS
-from editors.requests import EditRequest
-from editors.sites import find_stacks
+from editors.artifacts.editor import load_editor
+from editors.base_models.loading import load_base_model, load_tokenizer, longest_text, weights_hash
+from editors.base_models.sites import find_stacks
+from editors.cli.line import main
+from editors.edits.low_rank import LowRankEdit, low_rank
+from editors.lm.ask import ask
+from editors.methods.registry import EDITORS
+from editors.texts.requests import EditRequest
+from editors.training.module import Editor
 from tests.tiny_seq2seq_world import FAMILIES as ENCODER_DECODERS
 from tests.tiny_seq2seq_world import write_seq2seq_world
 from tests.tiny_world import COUNTS, TinyWorld, row, write_encoder, write_model, write_tokenizer

@@ -15,19 +15,19 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from editors.base import Editor
-from editors.base_model import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
-from editors.commands.line import main
-from editors.edits import Edit, low_rank
-from editors.errors import BaseModelError, EditorError, UsageError
-from editors.export.artifact import LoadedEditor, load_editor
-from editors.export.easyedit import save_easyedit
-from editors.export.easyedit_archive import read_archive
-from editors.export.lora import save_lora
-from editors.export.merged import save_merged, undo_merged
-from editors.registry import EDITORS
-from editors.requests import EditRequest
-from editors.tokens import TokenBatch, collate_texts, encode_answers
+from editors.artifacts.easyedit.archive import read_archive
+from editors.artifacts.easyedit.mend import save_easyedit
+from editors.artifacts.editor import LoadedEditor, load_editor
+from editors.artifacts.lora import save_lora
+from editors.artifacts.merged import save_merged, undo_merged
+from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
+from editors.cli.line import main
+from editors.common.errors import BaseModelError, EditorError, UsageError
+from editors.edits.low_rank import Edit, low_rank
+from editors.methods.registry import EDITORS
+from editors.texts.batches import TokenBatch, collate_texts, encode_answers
+from editors.texts.requests import EditRequest
+from editors.training.module import Editor
 from tests.tiny_world import COUNTS, TinyWorld, row, run, write_model, write_splits, write_tokenizer
 from train import EditorCLI
 

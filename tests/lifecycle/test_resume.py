@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from callbacks.checkpoint_io import CheckpointWriteError
-from editors.errors import DataError
+from editors.common.errors import DataError
+from editors.training.run.checkpoint_io import CheckpointWriteError
 from tests.lifecycle.crashes import Crash, disk_with_room
 from tests.tiny_world import TinyWorld, run, run_process
 from train import EditorCLI

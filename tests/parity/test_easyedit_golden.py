@@ -12,12 +12,12 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from editors.base_model import BaseModelConfig, load_base_model
-from editors.edits import LowRankEdit
-from editors.export.artifact import LoadedEditor, load_editor
-from editors.export.easyedit import import_easyedit, save_easyedit
-from editors.export.easyedit_archive import read_archive
-from editors.frozen import FrozenLM
+from editors.artifacts.easyedit.archive import read_archive
+from editors.artifacts.easyedit.mend import import_easyedit, save_easyedit
+from editors.artifacts.editor import LoadedEditor, load_editor
+from editors.base_models.loading import BaseModelConfig, load_base_model
+from editors.edits.low_rank import LowRankEdit
+from editors.lm.frozen import FrozenLM
 from tests.parity.test_mend_golden import answers, captured
 
 

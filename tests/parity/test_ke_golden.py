@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from editors.edit_signal import EditSignal, Factors
-from editors.ke.network import Gate, KENetwork, KEShape
-from editors.tokens import TokenBatch
+from editors.lm.signal import EditSignal, Factors
+from editors.methods.ke.network import Gate, KENetwork, KEShape
+from editors.texts.batches import TokenBatch
 
 CONDITIONS = (0, 1)
 RENAMED = {
@@ -106,7 +106,7 @@ def test_gates(case: Case, condition: int) -> None:
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_updates(case: Case, condition: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded gradient enters as factors: `G = U (S V^T)`, a row for each singular value."""
-    monkeypatch.setattr("editors.ke.network.condition_ids", lambda *_: case.condition(condition))
+    monkeypatch.setattr("editors.methods.ke.network.condition_ids", lambda *_: case.condition(condition))
     factors = {}
     for matrix in case.matrices:
         left, values, right = torch.linalg.svd(case.tensors[f"grad/{matrix}"].double(), full_matrices=False)

@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from editors.edit_signal import EditSignal, Factors
-from editors.edits import LowRankEdit, SiteUpdate
-from editors.frozen import FrozenLM
-from editors.losses import answer_nll, locality_kl
-from editors.mend.network import FactorTransform, MENDConfig, MENDNetwork
-from editors.model_inputs import DecoderOnlyInputs
-from editors.tokens import TokenBatch
+from editors.base_models.inputs import DecoderOnlyInputs
+from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.lm.frozen import FrozenLM
+from editors.lm.losses import answer_nll, locality_kl
+from editors.lm.signal import EditSignal, Factors
+from editors.methods.mend.network import FactorTransform, MENDConfig, MENDNetwork
+from editors.texts.batches import TokenBatch
 
 IGNORED = -100
 RENAMED = {"mode_scale.weight": "scale", "mode_shift.weight": "shift"}

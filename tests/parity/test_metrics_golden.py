@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from editors.frozen import FrozenLM
-from editors.metrics import agreement, teacher_forced
-from editors.tokens import PaddingSide, TokenBatch, collate_texts, encode_answers
+from editors.lm.frozen import FrozenLM
+from editors.scoring.metrics import agreement, teacher_forced
+from editors.texts.batches import PaddingSide, TokenBatch, collate_texts, encode_answers
 
 STATES = ("pre", "post")
 

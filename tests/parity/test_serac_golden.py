@@ -13,17 +13,17 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from editors.base_model import BaseModelConfig, load_base_model, weights_hash
-from editors.export.artifact import ArtifactConfig, LoadedEditor, load_editor
-from editors.export.easyedit import import_easyedit, save_easyedit
-from editors.export.easyedit_archive import read_archive
-from editors.frozen import FrozenLM
-from editors.requests import EditRequest
-from editors.serac.counterfactual.interface import mix
-from editors.serac.counterfactual.second_model import SecondModel
-from editors.serac.memory import EditMemory
-from editors.serac.network import SERACConfig, SERACNetwork
-from editors.serac.scope import EmbeddingScope, SentenceEncoder, squared_distances
+from editors.artifacts.easyedit.archive import read_archive
+from editors.artifacts.easyedit.mend import import_easyedit, save_easyedit
+from editors.artifacts.editor import ArtifactConfig, LoadedEditor, load_editor
+from editors.base_models.loading import BaseModelConfig, load_base_model, weights_hash
+from editors.lm.frozen import FrozenLM
+from editors.methods.serac.counterfactual.interface import mix
+from editors.methods.serac.counterfactual.second_model import SecondModel
+from editors.methods.serac.memory import EditMemory
+from editors.methods.serac.network import SERACConfig, SERACNetwork
+from editors.methods.serac.scope import EmbeddingScope, SentenceEncoder, squared_distances
+from editors.texts.requests import EditRequest
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 # The reference adds this to every probability before the logarithm.

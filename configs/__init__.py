@@ -1,1 +1,0 @@
-"""The YAML files of the command line, as package data."""

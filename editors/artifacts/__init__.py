@@ -1,0 +1,1 @@
+"""Editors and edits as files: artifacts, model cards, LoRA adapters, merged checkpoints."""

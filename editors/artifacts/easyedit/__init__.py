@@ -1,0 +1,1 @@
+"""EasyEdit's archives: written, and read without unpickling."""

@@ -1,0 +1,294 @@
+"""The artifact: a trained editor as a folder with `model.safetensors`, `config.json` and a card, and its use.
+
+Needs torch, transformers and safetensors only. Nothing is pickled, so an untrusted artifact is safe to open.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from editors.artifacts.card import model_card
+from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.base_models.loading import BaseModelConfig, loading_hint, longest_text, weights_hash
+from editors.base_models.sites import is_linear, linear_widths
+from editors.common.errors import ArtifactError, BaseModelError, EditorError
+from editors.common.files import new_folder, save_json, save_tensors, save_text
+from editors.edits.low_rank import Edit
+from editors.methods.making import EditMaker, frozen_for_editing, request_tokens
+from editors.methods.protocol import ModelKeepingNetwork, TextEditNetwork
+from editors.methods.registry import registered_editor
+from editors.texts.encoders import text_encoder
+from editors.texts.requests import EditRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT = "hyperedit-editor-1"
+_MODELS = "models"
+_FILES = ("model.safetensors", "config.json", "README.md", f"{_MODELS}/*")
+
+
+@dataclass
+class ArtifactConfig:
+    """What `config.json` says about a trained editor.
+
+    Args:
+        editor: registered name of the editor.
+        editor_config: shape of its network.
+        base_model: how the base model was named and loaded (fields of `BaseModelConfig`).
+        architecture: class of the base model.
+        base_weights: `weights_hash` of the base model cast to bfloat16, so that float32 and bfloat16 both fit.
+        site_widths: `[d_in, d_out]` of each edited layer, in order.
+        results: metrics with protocol, data hashes, seed and versions.
+        format: format and version of this folder.
+    """
+
+    editor: str
+    editor_config: dict[str, Any]
+    base_model: dict[str, Any]
+    architecture: str
+    base_weights: str
+    site_widths: dict[str, list[int]]
+    results: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+
+def save_artifact(
+    folder: str | Path, config: ArtifactConfig, network: nn.Module, state: dict[str, Tensor] | None = None
+) -> Path:
+    """Write a trained editor; the folder appears only when it is complete.
+
+    Args:
+        folder: where to; must not exist, or be empty.
+        config: what the editor is and needs.
+        network: its network.
+        state: the network's tensors, where they are not in it as a whole.
+
+    Raises:
+        ArtifactError: the folder holds something already.
+    """
+    with new_folder(folder) as temporary:
+        _write_artifact(temporary, config, network, state)
+    return Path(folder)
+
+
+def _write_artifact(
+    folder: Path, config: ArtifactConfig, network: nn.Module, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write the files of an artifact; arguments are those of `save_artifact`."""
+    state = network.state_dict() if state is None else state
+    save_tensors(state, folder / "model.safetensors", {"format": "pt"})
+    if isinstance(network, ModelKeepingNetwork):
+        network.keep_models(folder / _MODELS)
+    save_json(asdict(config), folder / "config.json")
+    save_text(model_card(asdict(config)), folder / "README.md")
+
+
+def load_editor(folder: str | Path) -> LoadedEditor:
+    """Open a trained editor.
+
+    Raises:
+        ArtifactError: the folder is missing, of another format, damaged, or its tensors do not fit its configuration.
+        BaseModelError: a model that the network is built with (SERAC's encoder) cannot be built from its folder.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    network_class, config_class = registered_editor(config.editor).load_network()
+    models = [_models(folder)] if issubclass(network_class, ModelKeepingNetwork) else []
+    try:
+        widths = {site: (d_in, d_out) for site, (d_in, d_out) in config.site_widths.items()}
+        network = network_class(widths, config_class(**config.editor_config), *models)
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again."
+        ) from error
+    except BaseModelError:  # it names the damaged folder
+        raise
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {error}") from error
+    return LoadedEditor(config, network)
+
+
+def _models(folder: Path) -> Path:
+    """The folder with what the network is built with."""
+    if not (folder / _MODELS).is_dir():
+        raise ArtifactError(
+            f"{folder} has no {_MODELS}/, where this kind of editor keeps the configurations and tokenizers of its own "
+            "models; copy the whole artifact, or export it again"
+        )
+    return folder / _MODELS
+
+
+def _read_config(folder: Path) -> ArtifactConfig:
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{folder} is no exported editor: {error}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged: {error}. Export the editor again.") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise ArtifactError(
+            f"{path}: format {found!r} cannot be read, wanted {FORMAT!r}; name the artifact/ folder of a run"
+        )
+    try:
+        return ArtifactConfig(**values)
+    except TypeError as error:
+        raise ArtifactError(f"{path} does not have the fields of {FORMAT}: {error}") from error
+
+
+class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
+    """A trained editor, ready to edit its base model.
+
+    From huggingface_hub it has `save_pretrained`, `push_to_hub`, and `from_pretrained` for a folder or a Hub id; what
+    they write and read is an artifact.
+
+    Args:
+        config: what the editor is and needs.
+        network: its hypernetwork.
+    """
+
+    def __init__(self, config: ArtifactConfig, network: nn.Module) -> None:
+        self.config = config
+        self.network = network.eval().requires_grad_(requires_grad=False)
+        self._checked: WeakSet[nn.Module] = WeakSet()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        _write_artifact(save_directory, self.config, self.network)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> LoadedEditor:
+        if Path(model_id).is_dir():
+            return load_editor(model_id)
+        options.pop("config", None)  # read by the mixin; `load_editor` reads it again and checks it
+        return load_editor(snapshot_download(model_id, allow_patterns=list(_FILES), **options))
+
+    @property
+    def base_model(self) -> BaseModelConfig:
+        """How the base model was named and loaded in training, but never trusting its code.
+
+        An artifact may come from a stranger, who must not decide that code from a model repository is run. Who wants
+        that says so: `dataclasses.replace(editor.base_model, trust_remote_code=True)`.
+        """
+        return replace(BaseModelConfig(**self.config.base_model), trust_remote_code=False)
+
+    def to(self, device: torch.device | str) -> LoadedEditor:
+        """Move the hypernetwork to `device`."""
+        self.network.to(device)
+        return self
+
+    def edit(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        attempts: int = 1,
+    ) -> Edit:
+        """Make one edit that fulfils all `requests` together. The model is not changed: apply or merge the edit.
+
+        Args:
+            model: the base model the editor was trained for; on the device of this editor.
+            tokenizer: its tokenizer.
+            requests: the facts to change.
+            attempts: while the edited model does not prefer a target, edit it again, at most this often in all. KE's
+                paper: 5. A memory is written once: writing the same again would change nothing.
+
+        Raises:
+            ArtifactError: the model is not the one the editor was trained for.
+            EditorError: there is no request, one is too long for the model, or `attempts` is below 1.
+        """
+        return self._edits(model, tokenizer, [requests], attempts)
+
+    def edit_each(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        attempts: int = 1,
+    ) -> Edit:
+        """Make an independent edit of each request: episode `i` of the result is the edit of request `i`.
+
+        Much cheaper than a call for each, because requests share passes over the model. They are made some at a time:
+        more requests take more memory only for the result, which holds all edits.
+
+        Arguments and errors are those of `edit`.
+        """
+        return self._edits(model, tokenizer, [[request] for request in requests], attempts)
+
+    def _edits(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        episodes: Sequence[Sequence[EditRequest]],
+        attempts: int,
+    ) -> Edit:
+        if not any(episodes):
+            raise ArtifactError("there is no edit request")
+        if attempts < 1:
+            raise EditorError(f"attempts must be at least 1, got {attempts}")
+        self.check_base_model(model)
+        seq2seq, end_answers = is_encoder_decoder(model), self.base_model.end_answers
+        encoder = text_encoder(tokenizer, encoder_decoder=seq2seq, end_answers=end_answers)
+        edit: Edit
+        if isinstance(self.network, TextEditNetwork):
+            owner = request_tokens(encoder, episodes, longest_text(model)).episode.tolist()
+            self.network.tokenizer = tokenizer
+            edit = self.network.remember([r for requests in episodes for r in requests], owner, len(episodes))
+        else:
+            with frozen_for_editing(model, list(self.config.site_widths)) as frozen:
+                edit = EditMaker(self.network, frozen, encoder).make(episodes, attempts)
+        facts = [self._facts(requests) for requests in episodes]
+        edit.metadata = facts[0] if len(facts) == 1 else {"episodes": facts}
+        return edit
+
+    def _facts(self, requests: Sequence[EditRequest]) -> dict[str, Any]:
+        """What an edit says about itself."""
+        return {
+            "editor": self.config.editor,
+            "base_model": self.config.base_model,
+            "base_weights": self.config.base_weights,
+            "requests": [request.texts() for request in requests],
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def check_base_model(self, model: PreTrainedModel) -> None:
+        """Check, once for each model object, that `model` is the base model this editor was trained for.
+
+        Raises:
+            ArtifactError: its architecture, a layer's width, or its weights differ.
+        """
+        if model in self._checked:
+            return
+        trained_for = f"this editor was trained for {self.config.base_model['name']!r}"
+        if type(model).__name__ != self.config.architecture:
+            raise ArtifactError(
+                f"{trained_for} ({self.config.architecture}), but the model given is a {type(model).__name__}"
+            )
+        modules = dict(model.named_modules())
+        for site, widths in self.config.site_widths.items():
+            found = list(linear_widths(modules[site])) if site in modules and is_linear(modules[site]) else None
+            if found != widths:
+                raise ArtifactError(
+                    f"{trained_for}: layer {site!r} must have widths {widths}, the model given has {found}"
+                )
+        if weights_hash(model, torch.bfloat16) != self.config.base_weights:
+            raise ArtifactError(
+                f"{trained_for}, and the model given has the same shape but other weights. Load exactly that model "
+                f"(revision {self.config.base_model['revision']!r}), and undo merged edits before the first edit."
+                + loading_hint(self.config.base_model, model)
+            )
+        self._checked.add(model)

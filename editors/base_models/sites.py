@@ -1,0 +1,139 @@
+"""Finding edit sites by structure: blocks, their attention, and the linear layers of their feed-forward part."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from editors.common.errors import BaseModelError, SiteError
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether `module` is a layer that can be edited: `nn.Linear` (and its subclasses) or GPT-2's `Conv1D`."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def linear_widths(module: nn.Module) -> tuple[int, int]:
+    """`(d_in, d_out)` of a linear layer, also when its weight is sharded away or packed.
+
+    `nn.Linear` stores its weight as `[d_out, d_in]`, `Conv1D` as `[d_in, d_out]`; both know their widths as numbers.
+    """
+    if isinstance(module, Conv1D):
+        return int(module.nx), int(module.nf)
+    assert isinstance(module, nn.Linear)
+    return module.in_features, module.out_features
+
+
+def flat_name(site: str) -> str:
+    """A site's name without dots, which names of modules and parameters may not hold."""
+    return site.replace(".", "#")
+
+
+def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """Name and list of the transformer blocks: the `ModuleList` with one entry for each hidden layer.
+
+    Raises:
+        BaseModelError: the model has no such list.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth and _attention_names(module[0]):
+            return name, module
+    raise BaseModelError(
+        f"{type(model).__name__} has no list of {depth} transformer blocks; decoder-only Hugging Face models have one"
+    )
+
+
+def find_stacks(model: PreTrainedModel) -> dict[str, nn.ModuleList]:
+    """Name and blocks of each stack, the one that reads the prompt first: the only one, or encoder and decoder.
+
+    Raises:
+        BaseModelError: a stack has no list of blocks.
+    """
+    if not model.config.is_encoder_decoder:
+        return dict([find_blocks(model)])
+    found = {}
+    for part in (model.get_encoder(), model.get_decoder()):
+        lists = [m for m in part.modules() if isinstance(m, nn.ModuleList) and len(m) and _attention_names(m[0])]
+        if not lists:
+            raise BaseModelError(f"{type(part).__name__} has no list of transformer blocks")
+        found.update({name: blocks for name, blocks in model.named_modules() if blocks is lists[0]})
+    return found
+
+
+def _attention_names(block: nn.Module) -> list[str]:
+    """Names of the submodules that attend: those whose forward takes an attention mask."""
+    return [
+        name
+        for name, module in block.named_modules()
+        if name and "attention_mask" in inspect.signature(module.forward).parameters
+    ]
+
+
+def feed_forward_sites(model: PreTrainedModel, num_blocks: int) -> list[str]:
+    """Names of the feed-forward linear layers of the last `num_blocks` blocks of each stack, in module order."""
+    return [
+        f"{stack}.{index}.{name}"
+        for stack, blocks in find_stacks(model).items()
+        for index in range(max(0, len(blocks) - num_blocks), len(blocks))
+        for name in _feed_forward_names(blocks[index])
+    ]
+
+
+def _feed_forward_names(block: nn.Module) -> list[str]:
+    """Names of the linear layers outside of attention."""
+    attention = tuple(f"{name}." for name in _attention_names(block))
+    return [name for name, module in block.named_modules() if is_linear(module) and not name.startswith(attention)]
+
+
+def resolve_sites(model: PreTrainedModel, patterns: Sequence[str] | None, num_blocks: int = 3) -> list[str]:
+    """The edit sites of `model`.
+
+    Args:
+        model: the base model.
+        patterns: module names or shell patterns ("model.layers.2[789].mlp.*"); `None` takes the feed-forward linear
+            layers of the last `num_blocks` blocks, in an encoder-decoder model those of encoder and decoder. Sites keep
+            the order of the patterns.
+        num_blocks: how many blocks the default covers.
+
+    Raises:
+        SiteError: a pattern matches no linear layer inside a block; the message lists the candidates.
+    """
+    if patterns is None:
+        sites = feed_forward_sites(model, num_blocks)
+        if not sites:
+            raise SiteError(f"{type(model).__name__} has no feed-forward linear layer; name the sites explicitly")
+        return sites
+    if not patterns:
+        raise SiteError("the list of edit sites is empty; name at least one layer, or leave it out for the default")
+    stacks = list(find_stacks(model))
+    inside = tuple(f"{stack}." for stack in stacks)
+    candidates = [n for n, m in model.named_modules() if is_linear(m) and n.startswith(inside)]
+    sites = []
+    for pattern in patterns:
+        matches = [name for name in candidates if fnmatchcase(name, pattern)]
+        if not matches:
+            raise SiteError(_no_match(pattern, candidates, stacks))
+        sites += [name for name in matches if name not in sites]
+    return sites
+
+
+def _no_match(pattern: str, candidates: Sequence[str], stacks: Sequence[str]) -> str:
+    """List the candidates of each stack's last block only: all blocks look alike."""
+    shown: list[str] = []
+    for stack in stacks:
+        own = [name for name in candidates if name.startswith(f"{stack}.")]
+        last = max(block_index(name, stack) for name in own)
+        names = ", ".join(name for name in own if block_index(name, stack) == last)
+        shown.append(f"Candidates of the last block of {stack} ({last}; the others are alike): {names}")
+    return f"edit site {pattern!r} matches no linear layer of the base model. " + ". ".join(shown)
+
+
+def block_index(site: str, blocks_name: str) -> int:
+    """The index of the block that holds `site`."""
+    return int(site.removeprefix(f"{blocks_name}.").split(".")[0])

@@ -1,0 +1,68 @@
+"""`apply`: make one edit and show answers before and after."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from editors.artifacts.editor import load_editor
+from editors.base_models.loading import load_base_model, load_tokenizer
+from editors.cli.options import (
+    add_base_model_options,
+    add_device_option,
+    chosen_base_model,
+    require_device,
+)
+from editors.common.files import require_file_path
+from editors.lm.ask import ask, require_room
+from editors.texts.requests import EditRequest, require_unicode
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("apply", help="make one edit and show answers before and after")
+    parser.add_argument("artifact", help="folder of an exported editor")
+    parser.add_argument("--prompt", required=True, help="the question whose answer has to change")
+    parser.add_argument("--target", required=True, help="the new answer")
+    for name in ("subject", "relation"):
+        parser.add_argument(f"--{name}", help=f"the fact's {name}, kept with the edit: compose tells conflicts by them")
+    parser.add_argument("--ask", action="append", default=[], help="another question to show; may be repeated")
+    add_base_model_options(parser)
+    add_device_option(parser)
+    parser.add_argument("--save", help="write the edit to this .safetensors file")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Make the edit."""
+    if options.save:
+        require_file_path(options.save)
+    request = EditRequest(options.prompt, options.target, options.subject, options.relation)
+    for question in options.ask:
+        require_unicode(question, "--ask")
+    require_device(options.device)
+    editor = load_editor(options.artifact).to(options.device)
+    source = chosen_base_model(options, editor.base_model)
+    model = load_base_model(source).to(options.device)
+    tokenizer = load_tokenizer(source)
+    prompts = [options.prompt, *options.ask]
+    require_room(model, tokenizer, prompts)
+    before = ask(model, tokenizer, prompts)
+    edit = editor.edit(model, tokenizer, [request])
+    with edit.applied(model):
+        after = ask(model, tokenizer, prompts)
+    # As `Text`: what users and models say ("[/INST]") must not be read as markup.
+    table = Table(title=Text(f"Edit: {request.prompt} → {request.target}"), show_lines=True)
+    for heading in ("question", "before", "after"):
+        table.add_column(heading)
+    for row in zip(prompts, before, after, strict=True):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    if options.save:
+        edit.save(options.save)
+        console.print(Text(f"Edit written to {options.save}"))
+    return 0

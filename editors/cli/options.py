@@ -1,0 +1,58 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from editors.base_models.loading import BaseModelConfig
+from editors.common.errors import EditorError
+
+
+def add_base_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and `--trust-remote-code`."""
+    parser.add_argument(
+        "--model", help="where the base model is now: Hub id, folder or .gguf (default: as in training)"
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run model code that comes with the base model's repository (default: never, whatever the artifact says)",
+    )
+
+
+def chosen_base_model(options: argparse.Namespace, default: BaseModelConfig) -> BaseModelConfig:
+    """The base model that the options name; what they do not say is as in `default`."""
+    return replace(default, name=options.model or default.name, trust_remote_code=options.trust_remote_code)
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
+
+
+def require_device(name: str) -> None:
+    """Check, before anything is loaded, that torch can compute on the device that `--device` names.
+
+    Raises:
+        EditorError: torch knows no such device, or has none here.
+    """
+    try:
+        torch.zeros(1, device=name).item()  # the number, too: the "meta" device has none
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # what torch raises differs by kind
+        reason = str(error).strip().splitlines() or ["torch gives no reason"]
+        raise EditorError(f"--device {name}: {reason[0]}. Name one that torch has here, such as cpu") from error
+
+
+def whole_number(text: str) -> int:
+    """The value of an option that counts something: wrong usage is told before anything is loaded."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--output`, for a command that writes a folder."""
+    parser.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")

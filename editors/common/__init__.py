@@ -1,0 +1,1 @@
+"""What every floor above uses: errors, files, hashes, collectives. It knows nothing of models or texts."""

@@ -1,0 +1,1 @@
+"""Edits: what is applied to a base model, merged, saved and composed."""

@@ -1,1 +1,0 @@
-"""Trained editors as files that need no training library."""

@@ -1,0 +1,1 @@
+"""Which texts share a pass: bucketing by length, leading tokens in common."""

@@ -1,0 +1,90 @@
+"""The edit as a context before a query: what every kind of counterfactual model reads.
+
+Shape legend: B texts, T tokens, X columns added on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from editors.texts.batches import TokenBatch
+from editors.texts.requests import EditRequest
+
+
+def context_text(request: EditRequest) -> str:
+    """What the counterfactual model reads before a query: edit prompt and target, on a line of their own."""
+    return f"{request.prompt} {request.target}\n"
+
+
+def prepend(
+    ids: Tensor, mask: Tensor, contexts: Sequence[Sequence[int] | None], special: Collection[int]
+) -> tuple[Tensor, Tensor]:
+    """Put a context right before each text that has one; the texts themselves keep their columns, counted from the end.
+
+    Contexts first fill the text's own padding on the left. A beginning-of-text token is overwritten: the context has
+    one. So real tokens stay side by side, as every attention mask and window expects.
+
+    Args:
+        ids: `[B, T]` token ids, padded on either side.
+        mask: `[B, T]` ones at their tokens.
+        contexts: token ids for each text, or `None`.
+        special: ids that are no part of a text when they stand at its start.
+
+    Returns:
+        ids and mask `[B, X + T]`, with as few columns added as the contexts need.
+    """
+    starts = [_start(row, real, special) for row, real in zip(ids.tolist(), mask.tolist(), strict=True)]
+    needed = [len(context) - start for context, start in zip(contexts, starts, strict=True) if context]
+    added = max(0, 0, *needed)
+    ids = nn.functional.pad(ids, (added, 0), value=int(ids[0, 0]) if ids.numel() else 0)
+    mask = nn.functional.pad(mask, (added, 0))
+    for row, (context, start) in enumerate(zip(contexts, starts, strict=True)):
+        if context:
+            end = added + start
+            ids[row, end - len(context) : end] = torch.tensor(context, dtype=ids.dtype, device=ids.device)
+            mask[row, :end] = 0
+            mask[row, end - len(context) : end] = 1
+    return ids, mask
+
+
+def _start(ids: Sequence[int], mask: Sequence[int], special: Collection[int]) -> int:
+    """The column of the text's first token that is neither padding nor special."""
+    columns = range(len(ids))
+    return next((i for i in columns if mask[i] and ids[i] not in special), len(ids))
+
+
+def insert(
+    ids: Tensor, mask: Tensor, contexts: Sequence[Sequence[int] | None], special: Collection[int]
+) -> tuple[Tensor, Tensor]:
+    """Put a context before each text that has one, for an encoder: padded on the right, special tokens around both.
+
+    Arguments and result are those of `prepend`.
+    """
+    texts = []
+    for row, real, context in zip(ids, mask.bool(), contexts, strict=True):
+        text = row[real].tolist()
+        start = _start(text, [1] * len(text), special)
+        texts.append([*text[:start], *(i for i in context or () if i not in special), *text[start:]])
+    width = max(map(len, texts), default=0)
+    joined = ids.new_zeros(len(texts), width)
+    joined_mask = torch.zeros_like(joined)
+    for row, text in enumerate(texts):
+        joined[row, : len(text)] = ids.new_tensor(text)
+        joined_mask[row, : len(text)] = 1
+    return joined, joined_mask
+
+
+def with_contexts(tokens: TokenBatch, contexts: Sequence[Sequence[int] | None], special: Collection[int]) -> TokenBatch:
+    """The batch with a context before each text that has one; for `LowRankAdapter.edit`, so those are in episode 1."""
+    join = prepend if tokens.labels is None else insert
+    ids, mask = join(tokens.input_ids, tokens.attention_mask, contexts, special)
+    positions = tokens.positions
+    if tokens.labels is None:
+        old, new = tokens.input_ids.shape[1], ids.shape[1]
+        positions = positions + (positions // old + 1) * (new - old)
+    has_context = torch.tensor([bool(context) for context in contexts], dtype=torch.long, device=ids.device)
+    return replace(tokens, input_ids=ids, attention_mask=mask, positions=positions, episode=has_context)

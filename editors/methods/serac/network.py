@@ -1,0 +1,234 @@
+"""SERAC's trained parts as one pure-torch network: scope classifier, counterfactual model, threshold.
+
+Shape legend: E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from editors.base_models.loading import BaseModelConfig
+from editors.common.errors import EditorError
+from editors.methods.serac.counterfactual.adapter import LowRankAdapter
+from editors.methods.serac.counterfactual.blocks import first_blocks
+from editors.methods.serac.counterfactual.context import context_text
+from editors.methods.serac.counterfactual.interface import Counterfactual
+from editors.methods.serac.counterfactual.second_model import second_model
+from editors.methods.serac.counterfactual.smaller import smaller_model
+from editors.methods.serac.edit import MemoryEdit, Routing
+from editors.methods.serac.memory import EditMemory
+from editors.methods.serac.scope import CrossAttentionScope, Distance, EmbeddingScope, Pooling, Scope, SentenceEncoder
+from editors.texts.batches import TokenBatch
+from editors.texts.requests import EditRequest
+
+# Edit prompts embedded together when many are written at once.
+_EMBEDDED_TOGETHER = 256
+_ENCODER, _COUNTERFACTUAL = "encoder", "counterfactual"
+
+
+@dataclass(frozen=True)
+class SERACConfig:
+    """Shape of the network.
+
+    Args:
+        scope: "embedding" scores by the distance of embeddings; "cross_attention" lets a second encoder read the query
+            together with the edit prompt that the embeddings found.
+        encoder: the scope classifier's transformers encoder: Hub id, local folder, or `package:NAME/FOLDER`.
+        encoder_revision: branch, tag or commit on the Hub.
+        pooling: "mean" over the encoder's tokens, or its "first" token.
+        distance: between embeddings, "cosine" or "squared" (Euclidean).
+        scale: at the start, of the distance in the score `exp(-scale * distance)` ("embedding" only).
+        counterfactual: what answers in scope: the base model with an "adapter", a copy of its first "blocks", or some
+            other "model".
+        rank: of the adapter.
+        blocks: how many first blocks are copied.
+        model: the other model, as in `BaseModelConfig.name`.
+        model_revision: its branch, tag or commit on the Hub.
+        longest_answer: most tokens of an answer that another model, of another vocabulary, hands on as text.
+        routing: "hard" lets one model answer, "soft" mixes both.
+
+    Raises:
+        EditorError: a number is out of range.
+    """
+
+    scope: Literal["embedding", "cross_attention"] = "embedding"
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder_revision: str | None = None
+    pooling: Pooling = "mean"
+    distance: Distance = "cosine"
+    scale: float = 4.0
+    counterfactual: Literal["adapter", "blocks", "model"] = "adapter"
+    rank: int = 16
+    blocks: int = 4
+    model: str | None = None
+    model_revision: str | None = None
+    longest_answer: int = 32
+    routing: Routing = "hard"
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "blocks", "longest_answer"):
+            if getattr(self, name) < 1:
+                raise EditorError(f"serac.{name} must be at least 1, got {getattr(self, name)}")
+        if self.scale <= 0:
+            raise EditorError(f"serac.scale must be above 0, got {self.scale}")
+        if (self.counterfactual == "model") != (self.model is not None):
+            raise EditorError(
+                f"serac.model names the model of counterfactual model, and of no other; got counterfactual "
+                f"{self.counterfactual} and model {self.model!r}"
+            )
+
+
+class SERACNetwork(nn.Module):
+    """Scope classifier and counterfactual model; makes memory edits of edit texts.
+
+    Args:
+        site_widths: `(d_in, d_out)` of every layer that gets an adapter, in order.
+        config: shape of the network.
+        kept: folder written by `keep_models`, to build the models in it from; without their weights.
+        base: the base model, to copy blocks from.
+
+    Raises:
+        BaseModelError: a model cannot be loaded.
+        EditorError: there is no such number of blocks to copy.
+    """
+
+    def __init__(
+        self,
+        site_widths: Mapping[str, tuple[int, int]],
+        config: SERACConfig,
+        kept: Path | None = None,
+        base: BaseModelConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.scope = _scope(config, kept and kept / _ENCODER)
+        self.counterfactual = _counterfactual(site_widths, config, kept and kept / _COUNTERFACTUAL, base)
+        self.register_buffer("threshold", torch.full((1,), 0.5))
+        self.threshold: torch.Tensor
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+
+    def keep_models(self, folder: Path) -> None:
+        """Write what building the network takes besides its tensors: configurations and tokenizers of its models."""
+        self.scope.encoder.keep(folder / _ENCODER)
+        self.counterfactual.keep(folder / _COUNTERFACTUAL)
+
+    def published_encoder(self) -> SentenceEncoder:
+        """The scope classifier's encoder as it was before any training.
+
+        Raises:
+            BaseModelError: it cannot be loaded.
+        """
+        return _encoder(self.config, None).to(self.threshold.device)
+
+    @property
+    def adapter(self) -> LowRankAdapter:
+        """The counterfactual model, where it is an adapter.
+
+        Raises:
+            EditorError: it is something else.
+        """
+        if not isinstance(self.counterfactual, LowRankAdapter):
+            raise EditorError(f"serac.counterfactual is {self.config.counterfactual}; this needs adapter")
+        return self.counterfactual
+
+    @torch.no_grad()
+    def remember(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> MemoryEdit:
+        """The edit that writes each request into the memory of its episode; of the models only the encoder is run.
+
+        Args:
+            requests: the facts to change.
+            episode: for each request its episode.
+            num_episodes: E.
+        """
+        memories = [EditMemory(self.scope.encoder.width, self.threshold.device) for _ in range(num_episodes)]
+        keys = torch.cat([self.scope.embed(part) for part in _parts([request.prompt for request in requests])])
+        for e in dict.fromkeys(episode):
+            rows = [row for row, owner in enumerate(episode) if owner == e]
+            memories[e].write([requests[row] for row in rows], keys[rows])
+        return MemoryEdit(self, memories, self.config.routing)
+
+    @torch.no_grad()
+    def remembering(self, memory: EditMemory) -> MemoryEdit:
+        """An edit of one episode that uses `memory`, which may have been filled earlier and loaded from a file.
+
+        Raises:
+            EditorError: the memory's embeddings are of another encoder than this network's.
+        """
+        prompts = [request.prompt for request in memory.requests[:1]]
+        found = self.scope.embed(prompts).to(memory.keys.device)
+        if found.shape[1] != memory.keys.shape[1] or not torch.allclose(found, memory.keys[:1], rtol=1e-2, atol=1e-3):
+            raise EditorError(
+                "the embeddings in this memory are of another scope encoder than this editor's; make the edits again "
+                "with remember(memory.requests, ...)"
+            )
+        return MemoryEdit(self, [memory], self.config.routing)
+
+    # --- texts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise EditorError("SERAC reads texts: set network.tokenizer to the base model's tokenizer first")
+        return self.tokenizer
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are no text where they start one (beginning-of-text, padding)."""
+        return frozenset(self._tokenizer.all_special_ids)
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Token ids as texts, without special tokens and surrounding space."""
+        texts: list[str] = self._tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def requests(self, tokens: TokenBatch) -> list[EditRequest]:
+        """The edit texts of a batch as requests."""
+        prompts, targets = self.decode(tokens.prompt_ids()), self.decode(tokens.answer_ids())
+        return [EditRequest(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+
+    def contexts(self, requests: Sequence[EditRequest | None]) -> list[list[int] | None]:
+        """What the counterfactual model reads before a query, in token ids; `None` where there is no request."""
+        texts = [context_text(request) for request in requests if request is not None]
+        encoded = iter(self._tokenizer(texts)["input_ids"] if texts else [])
+        return [None if request is None else list(next(encoded)) for request in requests]
+
+
+def _scope(config: SERACConfig, kept: Path | None) -> Scope:
+    """The scope classifier, with the encoder's weights as published unless it is built from what was `kept`."""
+    encoder = _encoder(config, kept)
+    if config.scope == "embedding":
+        return EmbeddingScope(encoder, config.distance, config.scale)
+    name = (config.encoder, config.encoder_revision, config.pooling)
+    return CrossAttentionScope(encoder, SentenceEncoder(*name, normalise=False, kept=kept))
+
+
+def _encoder(config: SERACConfig, kept: Path | None) -> SentenceEncoder:
+    name = (config.encoder, config.encoder_revision, config.pooling)
+    return SentenceEncoder(*name, normalise=config.distance == "cosine", kept=kept)
+
+
+def _counterfactual(
+    site_widths: Mapping[str, tuple[int, int]], config: SERACConfig, kept: Path | None, base: BaseModelConfig | None
+) -> Counterfactual:
+    """The counterfactual model as it is before training, unless it is built from what was `kept`."""
+    if config.counterfactual == "adapter":
+        return LowRankAdapter(site_widths, config.rank)
+    if kept is not None:
+        return second_model(kept, config.longest_answer)
+    if config.counterfactual == "model":
+        return smaller_model(config.model or "", config.model_revision, config.longest_answer)
+    if base is None:
+        raise EditorError("serac.counterfactual blocks needs the base model to copy them from")
+    return first_blocks(base, config.blocks, config.longest_answer)
+
+
+def _parts(texts: Sequence[str]) -> list[Sequence[str]]:
+    return [texts[start : start + _EMBEDDED_TOGETHER] for start in range(0, len(texts), _EMBEDDED_TOGETHER)]

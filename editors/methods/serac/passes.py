@@ -1,0 +1,188 @@
+"""`Passes`: the hooks of an applied memory. They decide who answers a prompt, and keep to it while the answer grows.
+
+Shape legend: B texts, T tokens, N answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.common.errors import EditorError
+from editors.texts.batches import TokenBatch
+from editors.texts.requests import EditRequest
+
+if TYPE_CHECKING:
+    from editors.methods.serac.edit import MemoryEdit
+
+
+class Passes(ABC):
+    """The base model's forward passes inside one `MemoryEdit.applied` block, for one kind of counterfactual model.
+
+    A pass without a key-value cache, or with an empty one, reads new prompts; those that continue a cache keep the
+    decision. Of an encoder-decoder model the encoder reads the prompts, by itself or as part of a pass.
+
+    Args:
+        edit: the memory that is applied.
+        model: the base model.
+        episode: `[B]` which episode's memory each text gets; `None` where there is one.
+        texts: the batch that will be run, where it is known and the head sees its answer positions only.
+    """
+
+    def __init__(self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None) -> None:
+        self.edit, self.network, self.model = edit, edit.network, model
+        self.episode, self.texts = episode, texts
+        self.parameters = list(inspect.signature(model.forward).parameters)
+        self.soft = edit.routing == "soft"
+        self.has_encoder = is_encoder_decoder(model)
+        self._inside = False  # a forward pass of the whole model is going on
+        # Of the prompts: is any in scope; which are, with the log of their scores; the edits they are in scope of.
+        self.prompts: list[str] = []
+        self.active = False
+        self.chosen = torch.zeros(0, dtype=torch.bool)
+        self.log_score = torch.zeros(0)
+        self.requests: list[EditRequest | None] = []
+        # Of the pass: how many of its last columns are the caller's, and the caller's key-value cache.
+        self.width = 0
+        self.callers_cache: Any = None
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Inside this context the hooks are on the model."""
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            stack.callback(self.model.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            if self.has_encoder:
+                encoder = self.model.get_encoder()
+                stack.callback(encoder.register_forward_pre_hook(self._before_encoder, with_kwargs=True).remove)
+            head = self.model.get_output_embeddings()
+            stack.callback(head.register_forward_pre_hook(self.before_head).remove)
+            stack.callback(self.model.register_forward_hook(self._after).remove)
+            stack.callback(self.model.register_forward_hook(self._leave, always_call=True).remove)
+            yield
+
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        self._inside = True
+        kwargs = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        return (), kwargs | (self._of_decoder(kwargs) if self.has_encoder else self._of_pass(kwargs))
+
+    def _of_pass(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a decoder-only model is called with otherwise than with `kwargs`."""
+        ids, mask = _required_ids(kwargs), kwargs.get("attention_mask")
+        self.callers_cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        past = 0 if self.callers_cache is None else self.callers_cache.get_seq_length()
+        self.width = ids.shape[1]
+        if not past:
+            return self._of_prompts(kwargs)
+        return self.go_on(ids, mask, past) if self.active else {}
+
+    def _of_decoder(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What an encoder-decoder model is called with otherwise; its encoder may have read the prompts before."""
+        changed = self._of_prompts(kwargs) if kwargs.get("encoder_outputs") is None else {}
+        written = kwargs.get("labels") if kwargs.get("decoder_input_ids") is None else kwargs["decoder_input_ids"]
+        self.width = 0 if written is None else written.shape[1]
+        if not self.active:
+            return changed
+        if written is not None and len(written) != len(self.prompts):
+            raise EditorError(
+                f"the encoder has read {len(self.prompts)} prompts, the decoder is to write {len(written)} answers; an "
+                "encoder-decoder model with a memory edit gives one answer to each prompt: generate with num_beams 1 "
+                "and num_return_sequences 1"
+            )
+        return changed | self.go_on_decoding(kwargs)
+
+    def _before_encoder(
+        self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
+        """`generate` runs the encoder by itself, before the model."""
+        if self._inside:
+            return None
+        kwargs = {**dict(zip(inspect.signature(encoder.forward).parameters, args, strict=False)), **kwargs}
+        return (), kwargs | self._of_prompts(kwargs)
+
+    def _of_prompts(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Decide about new prompts, and what they are read with otherwise."""
+        ids = _required_ids(kwargs)
+        mask = torch.ones_like(ids) if kwargs.get("attention_mask") is None else kwargs["attention_mask"]
+        self._decide(ids, mask)
+        return self.read(ids, mask) if self.active else {}
+
+    def _leave(self, *_: Any) -> None:
+        self._inside = False
+
+    def _decide(self, ids: Tensor, mask: Tensor) -> None:
+        """Which of the new prompts are in scope."""
+        self.close()
+        episode = [0] * len(ids) if self.episode is None else self.episode.tolist()
+        rows = zip(ids, mask, strict=True)
+        prompts = self.texts.prompt_ids() if self.texts else [row[real.bool()].tolist() for row, real in rows]
+        self.prompts = self.network.decode(prompts)
+        routes = self.edit.route(self.prompts, episode)
+        self.log_score = routes.log_score
+        self.chosen = self.edit.in_scope(routes)
+        self.active = bool(self.chosen.any())
+        pairs = zip(self.chosen.tolist(), routes.nearest, strict=True)
+        self.requests = [request if use else None for use, request in pairs]
+
+    @abstractmethod
+    def read(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """Some of the new prompts are in scope. Returns the arguments with which the base model is called otherwise.
+
+        Args:
+            ids: `[B, T]` of the prompts.
+            mask: `[B, T]` ones at their tokens.
+        """
+
+    @abstractmethod
+    def go_on(self, ids: Tensor, mask: Tensor | None, past: int) -> dict[str, Any]:
+        """Those prompts are continued. Returns what `read` returns.
+
+        Args:
+            ids: `[B, T]` of the new tokens.
+            mask: `[B, .]` of all tokens, if the caller gives one.
+            past: columns in the key-value cache.
+        """
+
+    def go_on_decoding(self, kwargs: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """The decoder of an encoder-decoder model reads. Returns the arguments that are otherwise than in `kwargs`."""
+        return {}
+
+    def before_head(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Before the language-model head."""
+        return args
+
+    def _after(self, _: nn.Module, __: Any, output: Any) -> Any:
+        if self.active:
+            output.logits = self.answer(output.logits)
+        return output
+
+    @abstractmethod
+    def answer(self, logits: Tensor) -> Tensor:
+        """What the caller gets, made of the base model's `logits`: `[B, T, V]`, or `[copies, N, V]` of `texts`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Forget the prompts, and undo what `read` has done to the base model."""
+
+
+def refuse_beams(cache: Any, message: str) -> None:
+    """Let beam search, which reorders the rows of `cache`, fail with `message` in place of wrong answers."""
+
+    def refuse(_: Tensor) -> None:
+        raise EditorError(message)
+
+    cache.reorder_cache = refuse
+
+
+def _required_ids(kwargs: dict[str, Any]) -> Tensor:
+    ids = kwargs.get("input_ids")
+    if not isinstance(ids, Tensor):
+        raise EditorError("a memory edit reads token ids; call the model with input_ids, not inputs_embeds")
+    return ids

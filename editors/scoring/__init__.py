@@ -1,0 +1,1 @@
+"""Metrics of edits, and the one evaluator that computes them; no Lightning."""

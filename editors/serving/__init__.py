@@ -1,0 +1,1 @@
+"""Making and scoring edits where nothing is trained: files of requests."""

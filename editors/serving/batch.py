@@ -1,0 +1,153 @@
+"""Many independent edits: made in batches, scored before and after, a bad row never taking others with it.
+
+Shape legend: E rows of a batch, N answer tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from editors.artifacts.editor import LoadedEditor
+from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.base_models.loading import longest_text
+from editors.common.errors import EditorError
+from editors.edits.low_rank import Edit
+from editors.lm.frozen import FrozenLM
+from editors.lm.losses import episode_means
+from editors.texts.batches import TokenBatch
+from editors.texts.encoders import text_encoder
+from editors.texts.request_files import BadRow, RequestRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# As in `editors.scoring.metrics`: promise, protocol, measure.
+RELIABILITY = "reliability/teacher_forced/exact_match"
+GENERALITY = "generality/teacher_forced/exact_match"
+LOCALITY = "locality/teacher_forced/exact_agreement"
+
+
+@dataclass(frozen=True)
+class DoneRow:
+    """A row whose edit was made.
+
+    Args:
+        number: its place in the file.
+        edit: its edit, of one episode.
+        scores: by name; before the edit under `before/`. What has no text to test has no score.
+        seconds: its share of the time that making the edits of its batch took, without scoring.
+    """
+
+    number: int
+    edit: Edit
+    scores: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class BatchEditor:
+    """Makes and scores independent edits.
+
+    Args:
+        editor: the trained editor.
+        model: its base model; stays frozen.
+        tokenizer: of the base model.
+        batch_size: how many edits are made and scored together, at most.
+    """
+
+    def __init__(
+        self, editor: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 16
+    ) -> None:
+        if batch_size < 1:
+            raise EditorError(f"the batch size must be at least 1, got {batch_size}")
+        editor.check_base_model(model)
+        self._editor, self._model, self._tokenizer, self._batch_size = editor, model, tokenizer, batch_size
+        self._texts = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
+        self._frozen = FrozenLM(model, list(editor.config.site_widths))
+        self._limit = longest_text(model)
+
+    def run(self, rows: Iterable[RequestRow | BadRow]) -> Iterator[DoneRow | BadRow]:
+        """Each row done, or what is wrong with it; in the order of `rows`."""
+        waiting: list[RequestRow | BadRow] = []
+        for row in rows:
+            waiting.append(row)
+            if sum(isinstance(each, RequestRow) for each in waiting) == self._batch_size:
+                yield from self._flush(waiting)
+                waiting = []
+        yield from self._flush(waiting)
+
+    def _flush(self, rows: Sequence[RequestRow | BadRow]) -> list[DoneRow | BadRow]:
+        """A batch of rows, those that cannot be encoded sorted out first."""
+        checked = [self._checked(row) if isinstance(row, RequestRow) else row for row in rows]
+        good = [row for row in checked if isinstance(row, RequestRow)]
+        results = {result.number: result for result in self._tried(good)} if good else {}
+        return [results[row.number] if isinstance(row, RequestRow) else row for row in checked]
+
+    def _checked(self, row: RequestRow) -> RequestRow | BadRow:
+        faults = [fault for fault in self._texts.faults(row.texts(), self._limit) if fault]
+        return BadRow(row.number, faults[0]) if faults else row
+
+    def _tried(self, rows: Sequence[RequestRow]) -> list[DoneRow | BadRow]:
+        """`_edited`; where a row is refused only then (with its memory's entry it is too long, say), it goes alone."""
+        try:
+            return self._edited(rows)
+        except EditorError as error:
+            if len(rows) == 1:
+                return [BadRow(rows[0].number, str(error))]
+            return [result for row in rows for result in self._tried([row])]
+
+    @torch.no_grad()
+    def _edited(self, rows: Sequence[RequestRow]) -> list[DoneRow | BadRow]:
+        """Make and score the edits of rows that can be read."""
+        start = time.perf_counter()
+        edit = self._editor.edit_each(self._model, self._tokenizer, [row.request for row in rows])
+        seconds = (time.perf_counter() - start) / len(rows)
+        finite = edit.finite_episodes()
+        scores = self._scores(rows, edit)
+        return [
+            DoneRow(row.number, edit.select(number).to("cpu"), scores[number], seconds)
+            if finite[number]
+            else BadRow(
+                row.number, "the edit is not finite: the base model's loss for it is not, or its type overflows"
+            )
+            for number, row in enumerate(rows)
+        ]
+
+    def _scores(self, rows: Sequence[RequestRow], edit: Edit) -> list[dict[str, float]]:
+        """For each row its scores."""
+        scores: list[dict[str, float]] = [{} for _ in rows]
+        parts = {
+            RELIABILITY: [[(row.request.prompt, row.request.target)] for row in rows],
+            GENERALITY: [[(text, row.request.target) for text in row.rephrases] for row in rows],
+            LOCALITY: [list(row.locality) for row in rows],
+        }
+        texts = {name: self._tokens(pairs) for name, pairs in parts.items() if any(pairs)}
+        prefixes = self._frozen.prefix(list(texts.values()))
+        for (name, tokens), hidden in zip(texts.items(), prefixes, strict=True):
+            base = self._frozen.logits(tokens, hidden=hidden).argmax(dim=-1)
+            edited = self._frozen.logits(tokens, edit, hidden).argmax(dim=-1)
+            wanted = base if name == LOCALITY else tokens.targets
+            _add(scores, name, edited == wanted, tokens)
+            if name != LOCALITY:
+                _add(scores, f"before/{name}", base == wanted, tokens)
+        return scores
+
+    def _tokens(self, pairs: Sequence[Sequence[tuple[str, str]]]) -> TokenBatch:
+        """The texts of all rows, each with its row as its episode."""
+        owner = [number for number, row in enumerate(pairs) for _ in row]
+        batch = self._texts.batch([pair for row in pairs for pair in row], owner, self._limit)
+        return batch.to(self._model.device)
+
+
+def _add(scores: list[dict[str, float]], name: str, right: Tensor, tokens: TokenBatch) -> None:
+    """Add for each row the share of its texts all of whose answer tokens are `right` `[N]`."""
+    share, _ = episode_means(right.float(), tokens.rows, tokens.num_texts)
+    whole, present = episode_means((share == 1).float(), tokens.episode, len(scores))
+    for number, row in enumerate(scores):
+        if present[number]:
+            row[name] = float(whole[number])

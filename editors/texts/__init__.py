@@ -1,0 +1,1 @@
+"""Edit requests, and the texts that models read: tokens, batches of them, files of requests."""

@@ -1,0 +1,311 @@
+"""From texts to token batches: the joint encoding of prompt and answer, and padding.
+
+Shape legend: B texts, T tokens, A tokens of an answer (both padded), N answer tokens of the whole batch, E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from editors.common.errors import EditorError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PaddingSide = Literal["left", "right"]
+# Ids, character offsets, prompt and answer of one text.
+_Encoding = tuple[Sequence[int], Sequence[tuple[int, int]], str, str]
+MODEL_LIMIT = "the base model's limit"
+# What fills the labels of an encoder-decoder model behind an answer: Hugging Face models know it.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """The token ids of one text and the half-open span of its answer tokens."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+    answer_end: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What the model has to read: the last answer token, and any after it, predict nothing that is scored."""
+        return self.ids[: self.answer_end - 1]
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The answer tokens."""
+        return self.ids[self.answer_start : self.answer_end]
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[str, str]],
+    max_length: int | None = None,
+    limit_name: str = MODEL_LIMIT,
+    end_id: int | None = None,
+) -> list[EncodedText]:
+    """Encode each `(prompt, answer)` jointly as "prompt answer" and mark the answer's tokens by character offsets.
+
+    Encoding the answer alone gives other ids for most tokenizers (a leading space, a merge across the boundary), and a
+    beginning-of-text token would become a label; so neither is done.
+
+    Args:
+        tokenizer: a fast tokenizer (character offsets are needed).
+        pairs: prompts with their answers.
+        max_length: longest text in tokens; `None` for no limit.
+        limit_name: the name of what sets `max_length`, for the error message.
+        end_id: a token that ends every answer, as part of it; `None` for none.
+
+    Raises:
+        EditorError: the tokenizer is not a fast one, an answer yields no token, or a text is too long.
+    """
+    return [_mark_answer(encoding, max_length, limit_name, end_id) for encoding in _encodings(tokenizer, pairs)]
+
+
+def encoding_faults(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[str, str]],
+    max_length: int | None = None,
+    limit_name: str = MODEL_LIMIT,
+    end_id: int | None = None,
+) -> list[str]:
+    """For each pair why `encode_answers` would refuse it; empty where it would not.
+
+    Raises:
+        EditorError: the tokenizer is not a fast one.
+    """
+    return [_fault(encoding, max_length, limit_name, end_id) for encoding in _encodings(tokenizer, pairs)]
+
+
+def _fault(encoding: _Encoding, max_length: int | None, limit_name: str, end_id: int | None) -> str:
+    try:
+        _mark_answer(encoding, max_length, limit_name, end_id)
+    except EditorError as error:
+        return str(error)
+    return ""
+
+
+def _encodings(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, str]]) -> Iterator[_Encoding]:
+    pairs = list(pairs)
+    if not pairs:
+        return
+    if not tokenizer.is_fast:
+        raise EditorError(
+            f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (use_fast=True) instead"
+        )
+    encoding = tokenizer([f"{prompt} {answer.strip()}" for prompt, answer in pairs], return_offsets_mapping=True)
+    for ids, offsets, pair in zip(encoding["input_ids"], encoding["offset_mapping"], pairs, strict=True):
+        yield ids, offsets, *pair
+
+
+def _mark_answer(
+    encoding: _Encoding, max_length: int | None, limit_name: str, end_id: int | None = None
+) -> EncodedText:
+    ids, offsets, prompt, answer = encoding
+    length = len(ids) + (end_id is not None)
+    if max_length is not None and length > max_length:
+        raise EditorError(
+            f"prompt {prompt[:60]!r} with its answer has {length} tokens, but {limit_name} is {max_length}"
+        )
+    # Special tokens have the span (0, 0): they are never part of the answer. A token that is only the space before the
+    # answer may have an empty span behind that space, and is part of it.
+    marked = [i for i, (_, end) in enumerate(offsets) if end > len(prompt)]
+    if not marked or not answer.strip():
+        raise EditorError(f"answer {answer!r} of prompt {prompt!r} yields no token")
+    if marked[0] == 0:
+        raise EditorError(f"prompt {prompt!r} yields no token before the answer {answer!r}")
+    end = marked[-1] + 1
+    if end_id is None:
+        return EncodedText(tuple(ids), marked[0], end)
+    return EncodedText((*ids[:end], end_id), marked[0], end + 1)
+
+
+def token_positions(attention_mask: Tensor) -> Tensor:
+    """`[B, T]` position of each token counted over real tokens only, so that the padding side does not matter."""
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+@dataclass
+class TokenBatch:
+    """Texts ready for the base model, with the places that predict answers.
+
+    A decoder-only model reads prompt and answer, up to the last answer token but one, as one text, and `labels` is
+    `None`. The encoder of an encoder-decoder model reads the prompt alone; its decoder shifts `labels` itself.
+
+    Args:
+        input_ids: `[B, T]` token ids.
+        attention_mask: `[B, T]`, 1 for real tokens, 0 for padding (either side; on the right where there are labels).
+        positions: `[N]` places in the flattened `[B * T]` tokens (where there are labels, in those: `[B * A]`) whose
+            logits predict an answer token.
+        targets: `[N]` the answer token ids.
+        rows: `[N]` the text each answer token belongs to.
+        episode: `[B]` the episode each text belongs to; non-decreasing.
+        labels: `[B, A]` each text's answer, not shifted, with the special tokens around it; `IGNORED` behind it.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    targets: Tensor
+    rows: Tensor
+    episode: Tensor
+    labels: Tensor | None = None
+
+    @property
+    def num_texts(self) -> int:
+        """B."""
+        return self.input_ids.shape[0]
+
+    def position_ids(self) -> Tensor:
+        """`[B, T]` position of each token, see `token_positions`."""
+        return token_positions(self.attention_mask)
+
+    def answer_episode(self) -> Tensor:
+        """`[N]` the episode each answer token belongs to."""
+        return self.episode[self.rows]
+
+    def prompt_ids(self) -> list[list[int]]:
+        """The token ids of each text up to its answer, special tokens included."""
+        ends = self.attention_mask.sum(dim=1)
+        if self.labels is None:
+            places = self.position_ids().flatten()[self.positions] + 1
+            ends = ends.scatter_reduce(0, self.rows, places, "amin")
+        rows = zip(self.input_ids, self.attention_mask, ends.tolist(), strict=True)
+        return [ids[mask.bool()][:end].tolist() for ids, mask, end in rows]
+
+    def answer_ids(self) -> list[list[int]]:
+        """The token ids of each text's answer."""
+        return [self.targets[self.rows == row].tolist() for row in range(self.num_texts)]
+
+    def without_last_answer_token(self) -> TokenBatch:
+        """The same texts, but the last token of each answer is not predicted; every answer has two or more."""
+        keep = torch.ones_like(self.rows, dtype=torch.bool)
+        keep[:-1] = self.rows[1:] == self.rows[:-1]
+        keep[-1:] = False
+        return replace(self, positions=self.positions[keep], targets=self.targets[keep], rows=self.rows[keep])
+
+    def select(self, chosen: Tensor) -> TokenBatch:
+        """Some of the texts, as wide as before.
+
+        Args:
+            chosen: `[B]` booleans.
+        """
+        answers = chosen[self.rows]
+        rows = (chosen.cumsum(dim=0) - 1)[self.rows[answers]]
+        width = (self.input_ids if self.labels is None else self.labels).shape[1]
+        return TokenBatch(
+            self.input_ids[chosen],
+            self.attention_mask[chosen],
+            rows * width + self.positions[answers] % width,
+            self.targets[answers],
+            rows,
+            self.episode[chosen],
+            None if self.labels is None else self.labels[chosen],
+        )
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> TokenBatch:
+        """A copy on `device`; Lightning calls this."""
+        return self._map(lambda tensor: tensor.to(device, **kwargs))
+
+    def outside_inference_mode(self) -> TokenBatch:
+        """The same batch in tensors that autograd may save (Lightning moves data in inference mode)."""
+        return self._map(_autograd_safe)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> TokenBatch:
+        def mapped(value: Tensor | None) -> Any:
+            return None if value is None else function(value)
+
+        return TokenBatch(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
+
+
+def _autograd_safe(tensor: Tensor) -> Tensor:
+    # A clone made in inference mode would again be an inference tensor.
+    with torch.inference_mode(mode=False):
+        return tensor.clone() if tensor.is_inference() else tensor
+
+
+def collate_texts(
+    texts: Sequence[EncodedText],
+    episode: Sequence[int],
+    pad_id: int,
+    padding_side: PaddingSide = "right",
+) -> TokenBatch:
+    """Pad `texts` into one `TokenBatch`; text `i` belongs to episode `episode[i]` (non-decreasing)."""
+    width = max((len(text.read) for text in texts), default=1)
+    input_ids = torch.full((len(texts), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    positions: list[int] = []
+    targets: list[int] = []
+    rows: list[int] = []
+    for row, text in enumerate(texts):
+        length = len(text.read)
+        start = width - length if padding_side == "left" else 0
+        input_ids[row, start : start + length] = torch.tensor(text.read)
+        mask[row, start : start + length] = 1
+        # The logits at a token predict the next one.
+        first = row * width + start + text.answer_start - 1
+        positions.extend(range(first, first + len(text.answer)))
+        targets.extend(text.answer)
+        rows.extend([row] * len(text.answer))
+    as_long = [torch.tensor(values, dtype=torch.long) for values in (positions, targets, rows, list(episode))]
+    return TokenBatch(input_ids, mask, *as_long)
+
+
+@dataclass
+class EditBatch:
+    """E independent episodes: each has edits, paraphrases and locality texts; for evaluation also further probes.
+
+    Args:
+        num_episodes: E.
+        edit: the edit prompts with their new targets.
+        rephrase: paraphrases of the edit prompts with the same targets.
+        locality: unrelated questions with their answers.
+        locality_kinds: further locality questions, by kind (evaluation only).
+        portability: questions that follow from the edit, by kind (evaluation only).
+        ground_truth: the edit prompts with their old answers, where known (evaluation only).
+        slices: for each named part of the data set, `[E]` booleans: is the episode in it (evaluation only)?
+        counted: false for a repeated batch that only keeps this process in step with the others (evaluation only).
+    """
+
+    num_episodes: int
+    edit: TokenBatch
+    rephrase: TokenBatch
+    locality: TokenBatch
+    locality_kinds: dict[str, TokenBatch] = field(default_factory=dict)
+    portability: dict[str, TokenBatch] = field(default_factory=dict)
+    ground_truth: TokenBatch | None = None
+    slices: dict[str, Tensor] = field(default_factory=dict)
+    counted: bool = True
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> EditBatch:
+        """A copy on `device`; Lightning calls this."""
+        return self._map(lambda value: value.to(device, **kwargs))
+
+    def outside_inference_mode(self) -> EditBatch:
+        """The same batch in tensors that autograd may save."""
+        return self._map(
+            lambda value: value.outside_inference_mode() if isinstance(value, TokenBatch) else _autograd_safe(value)
+        )
+
+    def _map(self, function: Any) -> EditBatch:
+        def visit(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: function(item) for key, item in value.items()}
+            return value if value is None or isinstance(value, int) else function(value)
+
+        return EditBatch(**{f.name: visit(getattr(self, f.name)) for f in fields(self)})
+
+    def token_counts(self) -> tuple[int, int]:
+        """Real tokens and padded tokens of the three training parts, to measure padding waste."""
+        parts = (self.edit, self.rephrase, self.locality)
+        return sum(int(p.attention_mask.sum()) for p in parts), sum(p.input_ids.numel() for p in parts)

@@ -1,0 +1,56 @@
+"""`EditRequest`: what a user asks for, in plain text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from editors.common.errors import EditorError
+
+
+def require_unicode(text: str, name: str) -> None:
+    """Check that a text can be tokenised and written to a file.
+
+    Args:
+        text: the text.
+        name: what it is, for the message.
+
+    Raises:
+        EditorError: it holds half a surrogate pair: bytes of a shell that are no UTF-8, or a lone escape in JSON.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EditorError(f"{name} {text[:60]!r} is no text in Unicode: {error.reason}") from error
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to change.
+
+    Args:
+        prompt: a question or cloze whose answer has to change ("What is the capital of France?").
+        target: the answer the edited model must give ("Cairo").
+        subject: what the fact is about ("France"); with `relation` it tells that two differently worded requests are
+            about the same fact. Nothing else uses them.
+        relation: what is said of the subject ("capital").
+
+    Raises:
+        EditorError: a text is missing, blank, or not a string, or there is a subject without a relation.
+    """
+
+    prompt: str
+    target: str
+    subject: str | None = None
+    relation: str | None = None
+
+    def __post_init__(self) -> None:
+        fact = () if (self.subject, self.relation) == (None, None) else ("subject", "relation")
+        for name in ("prompt", "target", *fact):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise EditorError(f"EditRequest.{name} must be a non-empty text, got {value!r}")
+            require_unicode(value, f"EditRequest.{name}")
+
+    def texts(self) -> dict[str, str]:
+        """The fields that are given, by name; `EditRequest(**texts)` is this request."""
+        return {name: text for name, text in asdict(self).items() if text is not None}

@@ -1,0 +1,1 @@
+"""Training with Lightning: the base module of learned editors, sharding, compilation."""

@@ -1,0 +1,86 @@
+"""Tests of `editors.texts.request_files`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editors.common.errors import DataError
+from editors.texts.request_files import BadRow, RequestRow, read_request_rows
+from editors.texts.requests import EditRequest
+
+WHOLE = {
+    "prompt": "Who founded Dor?",
+    "target": "Anna",
+    "rephrases": ["By whom was Dor founded?"],
+    "locality": [{"prompt": "Who founded Gal?", "answer": "Tom"}],
+    "anything": 1,
+}
+ROW = RequestRow(
+    1, EditRequest("Who founded Dor?", "Anna"), ("By whom was Dor founded?",), (("Who founded Gal?", "Tom"),)
+)
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
+def test_a_whole_row(name: str, tmp_path: Path) -> None:
+    text = json.dumps(WHOLE)
+    (tmp_path / name).write_text(f"[{text}]" if name.endswith("json") else f"{text}\n\n")
+    assert list(read_request_rows(tmp_path / name)) == [ROW]
+    assert [prompt for prompt, _ in ROW.texts()] == ["Who founded Dor?", "By whom was Dor founded?", "Who founded Gal?"]
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
+def test_byte_order_mark_is_not_read(name: str, tmp_path: Path) -> None:
+    text = json.dumps(WHOLE)
+    (tmp_path / name).write_text(f"\ufeff[{text}]" if name.endswith("json") else f"\ufeff{text}\n")
+    assert list(read_request_rows(tmp_path / name)) == [ROW]
+
+
+def test_target_may_be_called_as_in_the_data_sets(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('[{"prompt": "q", "target_new": "a"}]')
+    assert list(read_request_rows(tmp_path / "r.json")) == [RequestRow(1, EditRequest("q", "a"))]
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no object": ([1], "got list"),
+    "no prompt": ({"target": "a"}, "prompt must be a non-empty text, got None"),
+    "no target": ({"prompt": "q"}, "target must be a non-empty text, got None"),
+    "blank target": ({"prompt": "q", "target": " "}, "target must be a non-empty text"),
+    "number": ({"prompt": 3, "target": "a"}, "prompt must be a non-empty text, got 3"),
+    "half a surrogate pair": ({"prompt": "q\ud800", "target": "a"}, "is no text in Unicode"),
+    "half of one in a rephrase": ({**WHOLE, "rephrases": ["q\ud800"]}, "is no text in Unicode"),
+    "rephrases": ({**WHOLE, "rephrases": "x"}, "rephrases must be a list, got str"),
+    "rephrase": ({**WHOLE, "rephrases": [""]}, "rephrases must hold non-empty texts"),
+    "locality": ({**WHOLE, "locality": ["x"]}, "locality must hold objects with prompt and answer, got str"),
+    "locality answer": ({**WHOLE, "locality": [{"prompt": "q"}]}, "answer of locality must hold non-empty texts"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_row_says_what_is_wrong_and_stops_nothing(kind: str, tmp_path: Path) -> None:
+    values, message = BAD[kind]
+    (tmp_path / "r.json").write_text(json.dumps([values, WHOLE]))
+    bad, good = read_request_rows(tmp_path / "r.json")
+    assert isinstance(bad, BadRow)
+    assert (bad.number, message in bad.error) == (1, True), bad.error
+    assert good == RequestRow(2, ROW.request, ROW.rephrases, ROW.locality)
+
+
+@pytest.mark.parametrize("line", [b"{", b"\xff", b"[" * 100_000, b"nothing"])
+def test_bad_line_is_one_bad_row(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_bytes(line + b"\n" + json.dumps(WHOLE).encode() + b"\n")
+    bad, good = read_request_rows(tmp_path / "r.jsonl")
+    assert isinstance(bad, BadRow)
+    assert bad.error.startswith("no JSON: ")
+    assert good.number == 2
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("{", "cannot be read"), ("{}", "no list")])
+def test_file_that_is_no_list_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "r.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(read_request_rows(tmp_path / "r.json"))
