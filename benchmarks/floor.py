@@ -8,14 +8,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import cpu_seconds, learn_texts
-from editors.texts.batches import EditBatch
-from editors.training.module import Editor
+from editors.texts.episodes import EditBatch
+from editors.training.learned import LearnedEditor
 
 _WIDTH = 1024
 _REPEATS = 20
 
 
-def floor_operations(editor: Editor, episodes: Sequence[EditBatch]) -> float:
+def floor_operations(editor: LearnedEditor, episodes: Sequence[EditBatch]) -> float:
     """Floating-point operations of a training edit: hypernetwork, edited passes, and their backward passes.
 
     What a cache keeps is not counted: frozen prefix, capture, the base model's answers but for the head. Nor is

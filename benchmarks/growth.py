@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from benchmarks.setting import Setting, quieten, save_result
 from editors.base_models.loading import load_base_model
 from editors.base_models.sites import find_blocks
 from editors.common.errors import UsageError
+from editors.lm.frozen import FrozenLM
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
 from editors.texts.batches import EncodedText
@@ -88,14 +89,22 @@ class Cost:
     unit: float
 
 
-def measure_growth(setting: Setting, values: Mapping[str, Sequence[int]], steps: int) -> dict[str, list[Cost]]:
+# CPU-seconds of a step of some size, cold and warm: the median of so many.
+Measure = Callable[[Setting, PreTrainedModel, Size, int], tuple[float, float]]
+
+
+def measure_growth(
+    setting: Setting, values: Mapping[str, Sequence[int]], steps: int, measure: Measure | None = None
+) -> dict[str, list[Cost]]:
     """For each axis with more than one value the costs at its values.
 
     Args:
         setting: which base model, and how many threads.
         values: for each field of `Size` what it is set to, in ascending order.
         steps: timed steps of each size, cold and warm.
+        measure: what times them; by default `step_seconds`.
     """
+    measure = measure or step_seconds
     torch.set_num_threads(setting.threads)
     model = load_base_model(setting.base_model_config()).requires_grad_(requires_grad=False)
     unit = UnitPass(model, _unit_text(model, setting.unit_tokens))
@@ -107,7 +116,7 @@ def measure_growth(setting: Setting, values: Mapping[str, Sequence[int]], steps:
     known: dict[Size, Cost] = {}
     before = unit()
     for size in dict.fromkeys(size for own in axes.values() for size in own):
-        cold, warm = _seconds(setting, model, size, steps)
+        cold, warm = measure(setting, model, size, steps)
         after = unit()
         between = (before + after) / 2 * size.episodes
         known[size] = Cost(size, cold / between, warm / between, between / size.episodes)
@@ -125,10 +134,10 @@ def _unit_text(model: PreTrainedModel, tokens: int) -> EncodedText:
     return EncodedText(tuple(range(first, first + tokens)), tokens - 1, tokens)
 
 
-def _seconds(setting: Setting, model: PreTrainedModel, size: Size, steps: int) -> tuple[float, float]:
+def step_seconds(setting: Setting, model: PreTrainedModel, size: Size, steps: int) -> tuple[float, float]:
     """CPU-seconds of a step, cold and warm."""
     with last_blocks(model, size.blocks):
-        run = _Training(replace(setting, rank=size.rank, num_blocks=size.edited_blocks), model, size)
+        run = Steps(replace(setting, rank=size.rank, num_blocks=size.edited_blocks), model, size)
         cold = run.median_seconds(steps)
         run.warm_up()
         return cold, run.median_seconds(steps)
@@ -154,14 +163,20 @@ def last_blocks(model: PreTrainedModel, count: int) -> Iterator[None]:
         have(blocks)
 
 
-class _Training:
-    """Steps of one size, without Lightning: losses, gradients, clipping, Adam."""
+class Steps:
+    """Training steps of one size, without Lightning: losses, gradients, clipping, Adam.
+
+    Args:
+        setting: which base model, rank and how many edited blocks.
+        model: the base model.
+        size: of the steps.
+    """
 
     def __init__(self, setting: Setting, model: PreTrainedModel, size: Size) -> None:
         torch.manual_seed(0)
         self._editor = MEND(setting.base_model_config(), MENDConfig(rank=setting.rank))
-        self._editor.load_model = lambda _: model
-        self._editor.configure_model()
+        config = self._editor.base_model
+        self._editor.install(FrozenLM.of(config, model, self._editor.tokenizer))
         self._optimizer = torch.optim.Adam(self._editor.parameter_groups(), lr=1e-6, fused=True)
         words = BatchSize(size.episodes, tokens=size.tokens).batch(encoder_decoder=False)
         self._batch = with_words(words, model.config.get_text_config().vocab_size)

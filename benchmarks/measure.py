@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,17 +12,23 @@ import torch
 from transformers import PreTrainedModel
 
 from editors.lm.cache.store import PrefixCache
-from editors.texts.batches import EditBatch, EncodedText, TokenBatch
-from editors.training.module import Editor
+from editors.texts.batches import EncodedText, TokenBatch
+from editors.texts.episodes import EditBatch
+from editors.training.learned import LearnedEditor
 
 # Room for the texts of any benchmark.
 _CACHE = PrefixCache(megabytes=4096, factors=True)
 
 
 class PhaseClock:
-    """Charges the CPU time of this process to one phase at a time, so that the phases add up to the whole."""
+    """Charges the CPU time of this process to one phase at a time, so that the phases add up to the whole.
 
-    def __init__(self) -> None:
+    Args:
+        names: for those phases of a model's work that are charged apart the names they are charged under.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
         self.seconds: dict[str, float] = {}
         self._phase: str | None = None
         self._since = 0.0
@@ -48,24 +53,13 @@ class PhaseClock:
         return seconds
 
     @contextmanager
-    def charging(self, owner: Any, method: str, phase: str) -> Iterator[None]:
-        """Inside this context, charge every call of `owner.method` to `phase`. `owner` is an object or a class."""
-        original = getattr(owner, method)
-
-        @functools.wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            outer = self.enter(phase)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self.enter(outer)
-
-        setattr(owner, method, timed)
+    def charging(self, phase: str) -> Iterator[None]:
+        """Inside this context, charge `phase` of a model's work, if it is one that is charged apart."""
+        outer = self.enter(self._names.get(phase, self._phase))
         try:
             yield
         finally:
-            # A class gets its own function back; an object forgets its copy and finds the class's method again.
-            setattr(owner, method, original) if isinstance(owner, type) else delattr(owner, method)
+            self.enter(outer)
 
 
 def cpu_seconds(function: Callable[[], Any]) -> float:
@@ -106,19 +100,19 @@ class UnitPass:
         self._model(input_ids=self._ids, labels=self._ids).loss.backward()
 
 
-def learn_texts(editor: Editor, batches: Iterable[EditBatch]) -> None:
+def learn_texts(editor: LearnedEditor, batches: Iterable[EditBatch]) -> None:
     """Keep all that the frozen model computes on some training batches, as it is kept after a first epoch.
 
     Args:
         editor: forgets what it kept before.
         batches: its training batches.
     """
-    frozen = editor.frozen
-    frozen.use_cache(_CACHE)
+    lm = editor.lm
+    lm.use_cache(_CACHE)
     for batch in batches:
-        edit, _, locality = frozen.prefix(training_texts(batch))
-        frozen.capture(batch.edit, batch.num_episodes, edit)
-        frozen.base_answer_logits(batch.locality, locality)
+        edit, _, locality = lm.prefix(training_texts(batch))
+        lm.capture(batch.requests.with_prefix(edit))
+        lm.base_answer_logits(batch.locality, locality)
 
 
 def training_texts(batch: EditBatch) -> list[TokenBatch]:

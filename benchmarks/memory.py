@@ -25,7 +25,7 @@ from editors.lm.generation import continue_greedily
 from editors.methods.serac.edit import MemoryEdit
 from editors.methods.serac.memory import EditMemory
 from editors.methods.serac.module import SERAC
-from editors.methods.serac.network import SERACConfig, SERACNetwork
+from editors.methods.serac.network import SERACConfig
 from editors.texts.requests import EditRequest
 
 _TARGET_RATIO, _JUDGED_FROM = 1.15, 10_000
@@ -81,18 +81,18 @@ def measure_memory(setting: Setting, encoder: str, sizes: Sequence[int], queries
         raise EditorError("these data have no locality texts to ask; name others with --path")
     editor = SERAC(setting.base_model_config(), SERACConfig(encoder=encoder))
     editor.configure_model()
-    editor.network.tokenizer = data.tokenizer
     editor.network.threshold.fill_(1)  # no score is above it, so every text is out of scope
     prompts = [data.tokenizer(text, return_tensors="pt")["input_ids"] for text in texts]
-    return [_cost(editor.frozen.model, _edit(editor.network, size), prompts) for size in sizes]
+    return [_cost(editor.lm.model, _edit(editor, size), prompts) for size in sizes]
 
 
-def _edit(network: SERACNetwork, size: int) -> MemoryEdit:
+def _edit(editor: SERAC, size: int) -> MemoryEdit:
     """A memory of `size` edits with random keys."""
+    network = editor.network
     memory = EditMemory(network.scope.encoder.width)
     requests = [EditRequest(f"edit {number}", "target") for number in range(size)]
     memory.write(requests, _unit_vectors(size, network.scope.encoder.width))
-    return MemoryEdit(network, [memory])
+    return network.using([memory], editor.tokenizer)
 
 
 def _unit_vectors(count: int, width: int) -> Tensor:

@@ -20,7 +20,7 @@ from benchmarks.setting import Setting, quieten, save_result
 from callbacks.memory import MemoryReport
 from editors.base_models.loading import load_config
 from editors.common.errors import EditorError
-from editors.methods.registry import EDITORS
+from editors.making.registry import registered_methods
 from editors.training.plan.memory_plan import MemoryPlan
 
 
@@ -86,7 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     parser = argparse.ArgumentParser(description="The memory plan against measured peaks.")
     parser.add_argument("--base-model", default=Setting.base_model, help="base model, as for the other benchmarks")
-    parser.add_argument("--editors", nargs="+", default=sorted(EDITORS), choices=sorted(EDITORS), help="which editors")
+    parser.add_argument(
+        "--editors",
+        nargs="+",
+        default=sorted(registered_methods()),
+        choices=sorted(registered_methods()),
+        help="which editors",
+    )
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES, help="which strategies")
     parser.add_argument("--episodes", type=int, nargs="+", default=[16], help="episodes in a step of a process")
     parser.add_argument("--tokens", type=int, default=24, help="tokens of every text")

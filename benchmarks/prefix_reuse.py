@@ -19,8 +19,9 @@ from rich.table import Table
 from benchmarks.setting import Setting, quieten
 from datamodules import EditDataModule
 from editors.base_models.loading import BaseModelConfig
-from editors.lm.batching.text_groups import Compact, Text
-from editors.texts.batches import EditBatch, TokenBatch
+from editors.lm.batching.compact import Compact, Text
+from editors.texts.batches import TokenBatch
+from editors.texts.episodes import EditBatch
 
 
 @dataclass

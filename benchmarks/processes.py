@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader
 from benchmarks.setting import quieten
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_config, load_tokenizer
 from editors.common.errors import EditorError
-from editors.methods.registry import EDITORS
-from editors.texts.batches import EditBatch, TokenBatch
-from editors.training.module import Editor
+from editors.making.registry import registered_methods
+from editors.texts.batches import TokenBatch
+from editors.texts.episodes import EditBatch
+from editors.training.learned import LearnedEditor
 from editors.training.plan.skeleton import BatchSize
 from editors.training.zero import ZeRO
 
@@ -70,11 +71,11 @@ class Case:
         """The batch of one process."""
         return BatchSize(self.episodes, tokens=self.tokens)
 
-    def make(self) -> Editor:
+    def make(self) -> LearnedEditor:
         """An untrained editor with the defaults of its class."""
-        entry = EDITORS[self.editor]
+        entry = registered_methods()[self.editor]
         own = {"serac": entry.load_network()[1](encoder=_ENCODER)} if self.editor == "serac" else {}
-        editor: Editor = entry.load_module()(BaseModelConfig(self.base_model, dtype="float32"), **own)
+        editor: LearnedEditor = entry.load_module()(BaseModelConfig(self.base_model, dtype="float32"), **own)
         return editor
 
 
@@ -149,4 +150,5 @@ def with_words(batch: EditBatch, vocabulary: int) -> EditBatch:
         ids, targets = (values % (vocabulary - first) + first for values in (tokens.input_ids, tokens.targets))
         return replace(tokens, input_ids=ids, targets=targets)
 
-    return replace(batch, edit=words(batch.edit), rephrase=words(batch.rephrase), locality=words(batch.locality))
+    requests = batch.requests.with_tokens(words(batch.edit))
+    return replace(batch, requests=requests, rephrase=words(batch.rephrase), locality=words(batch.locality))

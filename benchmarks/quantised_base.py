@@ -21,10 +21,10 @@ from benchmarks.setting import quieten, read_data
 from benchmarks.site_probe import untrained_editor
 from editors.base_models.loading import BaseModelConfig
 from editors.base_models.quantization import scales_of
-from editors.edits.low_rank import low_rank
+from editors.edits.low_rank import LowRankEdit
 from editors.lm.losses import answer_nll, locality_kl
 from editors.methods.mend.module import MEND
-from editors.texts.batches import EditBatch
+from editors.texts.episodes import EditBatch
 
 _DATA = Path(__file__).resolve().parents[1] / "configs" / "data" / "world_facts.yaml"
 _WARM_UP_BATCHES = 4
@@ -53,17 +53,17 @@ class Seen:
 @torch.no_grad()
 def look(editor: MEND, batch: EditBatch, rate: float) -> Seen:
     """Edit each episode at this rate, and look."""
-    frozen = editor.frozen
-    signal = frozen.capture(batch.edit, batch.num_episodes)
-    edit = low_rank(editor.network(signal))
+    lm = editor.lm
+    signal = lm.capture(batch.requests)
+    edit: LowRankEdit = editor.network(signal)
     for update in edit.updates.values():
         update.v *= rate
     return Seen(
-        frozen.logits(batch.rephrase),
-        frozen.logits(batch.rephrase, edit),
-        [signal.factors[site].delta.float() for site in frozen.sites],
-        answer_nll(frozen.logits(batch.edit), batch.edit.targets),
-        answer_nll(frozen.logits(batch.edit, edit), batch.edit.targets),
+        lm.logits(batch.rephrase),
+        lm.logits(batch.rephrase, edit),
+        [signal.factors[site].delta.float() for site in lm.sites],
+        answer_nll(lm.logits(batch.edit), batch.edit.targets),
+        answer_nll(lm.logits(batch.edit, edit), batch.edit.targets),
     )
 
 
@@ -86,7 +86,7 @@ def row(form: str, editor: MEND, seen: Sequence[Seen], reference: Sequence[Seen]
 
 def held(editor: MEND) -> int:
     """Bytes of the base model's weights, with the scales of packed ones."""
-    parameters = list(editor.frozen.model.parameters())
+    parameters = list(editor.lm.model.parameters())
     return sum(p.nbytes + sum(scales.nbytes for scales in scales_of(p)) for p in parameters)
 
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from editors.common.errors import EditorError
 from editors.common.files import save_text
-
-_PROTOCOLS = ("teacher_forced", "generated")
+from editors.scoring.names import before_edit, is_after_edit
 
 
 def read_results(run: Path) -> dict[str, Any]:
@@ -37,24 +36,12 @@ def read_results(run: Path) -> dict[str, Any]:
 def results_table(results: Mapping[str, Any]) -> str:
     """The metrics before and after the edit as a Markdown table, with the facts that make them checkable."""
     metrics = results["metrics"]
-    names = sorted(name for name in metrics if _is_measure(name))
+    names = sorted(filter(is_after_edit, metrics))
     rows = "\n".join(
-        f"| {name} | {_percent(metrics.get(_before(name)))} | {_percent(metrics[name])} |" for name in names
+        f"| {name} | {_percent(metrics.get(before_edit(name)))} | {_percent(metrics[name])} |" for name in names
     )
     facts = "\n".join(f"- {key}: `{_plain(results[key])}`" for key in results if key not in ("metrics", "edit_sites"))
     return f"| metric | before, % | after, % |\n|---|--:|--:|\n{rows}\n\n{facts}\n"
-
-
-def _is_measure(name: str) -> bool:
-    """Whether this is `[SLICE/]PROMISE/PROTOCOL/MEASURE` after the edit, and not a loss, which is in nats."""
-    parts = name.split("/")
-    return len(parts) >= 3 and parts[-2] in _PROTOCOLS and "before" not in parts
-
-
-def _before(name: str) -> str:
-    """The name of the same measure before the edit; a slice comes first in it."""
-    parts = name.split("/")
-    return "/".join([*parts[:-3], "before", *parts[-3:]]) if len(parts) > 3 else f"before/{name}"
 
 
 def _percent(value: float | None) -> str:

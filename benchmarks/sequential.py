@@ -19,22 +19,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.setting import quieten, read_data
-from datamodules.episodes import EpisodeCollator
+from datamodules.episodes import EpisodeCollator, EvaluationEpisodes
 from datamodules.records import EditRecord
 from editors.artifacts.editor import LoadedEditor, load_editor
-from editors.base_models.encoder_decoder import is_encoder_decoder
 from editors.base_models.loading import load_base_model, load_tokenizer
 from editors.common.files import save_json
-from editors.edits.low_rank import Edit, compose
-from editors.lm.frozen import FrozenLM
-from editors.scoring.metrics import agreement, teacher_forced
-from editors.texts.batches import TokenBatch
-from editors.texts.encoders import text_encoder
-from editors.texts.requests import EditRequest
+from editors.edits.composing import compose
+from editors.edits.protocol import Edit
+from editors.scoring.evaluator import Evaluator
+from editors.scoring.names import TOKEN_LEVEL
 
 _TOGETHER = 16
 _MAX_TOKENS = 512
-_COLUMNS = ("reliability", "generality", "locality")
+_COLUMNS = tuple(TOKEN_LEVEL)
 
 
 @dataclass
@@ -73,13 +70,13 @@ def sequential_edits(
         scored: score at most so many of the edited records, spread evenly.
     """
     edits = _single_edits(editor, model, tokenizer, records[: max(counts)])
-    frozen = FrozenLM(model, list(editor.config.site_widths))
-    encoder = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
-    collate = EpisodeCollator(encoder, _MAX_TOKENS, "right")
     points = []
-    for count in counts:
-        chosen = [records[i * count // min(scored, count)] for i in range(min(scored, count))]
-        points.append(Point(count, *_scores(frozen, compose(edits[:count]), chosen, collate)))
+    with editor.borrowed(model, tokenizer) as lm:
+        evaluator, collate = Evaluator(lm, editor.network), EpisodeCollator(lm.texts, _MAX_TOKENS)
+        for count in counts:
+            chosen = [records[i * count // min(scored, count)] for i in range(min(scored, count))]
+            batches = EvaluationEpisodes(chosen, collate, {})
+            points.append(Point(count, *_scores(evaluator, compose(edits[:count]), batches, len(chosen))))
     return points
 
 
@@ -87,7 +84,7 @@ def _single_edits(
     editor: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: Sequence[EditRecord]
 ) -> list[Edit]:
     """Each record's edit, made on the unedited model."""
-    requests = [EditRequest(record.prompt, record.target_new) for record in records]
+    requests = [record.request() for record in records]
     edits: list[Edit] = []
     for start in range(0, len(requests), _TOGETHER):
         together = editor.edit_each(model, tokenizer, requests[start : start + _TOGETHER])
@@ -95,33 +92,18 @@ def _single_edits(
     return edits
 
 
-@torch.no_grad()
-def _scores(
-    frozen: FrozenLM, edit: Edit, records: Sequence[EditRecord], collate: EpisodeCollator
-) -> tuple[float, float, float]:
-    found: dict[str, list[Tensor]] = {column: [] for column in _COLUMNS}
-    for start in range(0, len(records), _TOGETHER):
-        part = records[start : start + _TOGETHER]
-        texts = {
-            "reliability": collate([[(r.prompt, r.target_new)] for r in part]),
-            "generality": collate([[(text, r.target_new) for text in r.rephrases] for r in part]),
-            "locality": collate([[(probe.prompt, probe.answer) for probe in r.locality] for r in part]),
-        }
-        for column, tokens in texts.items():
-            if tokens.num_texts:
-                values, present = _measure(frozen, edit, tokens, len(part), column)
-                found[column].append(values[present])
+def _scores(evaluator: Evaluator, edit: Edit, batches: EvaluationEpisodes, count: int) -> tuple[float, float, float]:
+    """The means over all records; every record meets the same edit."""
+    found: dict[str, list[Tensor]] = {metric: [] for metric in TOKEN_LEVEL.values()}
+    for start in range(0, count, _TOGETHER):
+        batch = batches[0, [[index] for index in range(start, min(start + _TOGETHER, count))]]
+        scores = evaluator.scores(batch.to(edit.device), edit, generate=False)
+        for metric, parts in found.items():
+            if metric in scores:
+                values, present = scores[metric]
+                parts.append(values[present])
     means = [torch.cat(values).mean() if values else torch.tensor(torch.nan) for values in found.values()]
     return float(means[0]), float(means[1]), float(means[2])
-
-
-def _measure(frozen: FrozenLM, edit: Edit, tokens: TokenBatch, count: int, column: str) -> tuple[Tensor, Tensor]:
-    # All texts meet the same edit, whatever record they are of.
-    together = TokenBatch(**{**vars(tokens), "episode": torch.zeros_like(tokens.episode)})
-    edited = frozen.logits(together, edit)
-    if column == "locality":
-        return agreement(frozen.logits(tokens), edited, tokens, count)["token_agreement"]
-    return teacher_forced(edited, tokens, count)["token_accuracy"]
 
 
 def result_table(points: Sequence[Point]) -> Table:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from benchmarks.setting import Setting, quieten, read_data
 from editors.base_models.loading import BaseModelConfig
-from editors.edits.low_rank import LowRankEdit, low_rank
+from editors.edits.low_rank import LowRankEdit
 from editors.lm.losses import answer_nll, locality_kl
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
-from editors.texts.batches import EditBatch, TokenBatch
+from editors.texts.batches import TokenBatch
+from editors.texts.episodes import EditBatch
 
 _WARM_UP_BATCHES = 6
 
@@ -33,7 +34,7 @@ def untrained_editor(base_model: BaseModelConfig, warm_up: Sequence[EditBatch]) 
     editor.configure_model()
     with torch.no_grad():
         for batch in warm_up:
-            editor.compute_edit(batch.edit, batch.num_episodes, None)
+            editor.network.make(editor.lm, batch.requests)
     editor.network.eval()
     return editor
 
@@ -49,18 +50,18 @@ def probe(editor: MEND, batches: Sequence[EditBatch], rate: float) -> tuple[floa
     """
     values: dict[str, list[Tensor]] = {"edit": [], "rephrase": [], "locality": []}
     for batch in batches:
-        edit = low_rank(editor.compute_edit(batch.edit, batch.num_episodes, None)[0])
+        edit = editor.network.make(editor.lm, batch.requests)
         for update in edit.updates.values():
             update.v *= rate
         for name, texts in (("edit", batch.edit), ("rephrase", batch.rephrase)):
-            values[name].append(answer_nll(editor.frozen.logits(texts, edit), texts.targets))
+            values[name].append(answer_nll(editor.lm.logits(texts, edit), texts.targets))
         values["locality"].append(_divergence(editor, batch.locality, edit))
     edit_loss, rephrase_loss, locality_loss = (float(torch.cat(parts).mean()) for parts in values.values())
     return edit_loss, rephrase_loss, locality_loss
 
 
 def _divergence(editor: MEND, texts: TokenBatch, edit: LowRankEdit) -> Tensor:
-    return locality_kl(editor.frozen.logits(texts), editor.frozen.logits(texts, edit))
+    return locality_kl(editor.lm.logits(texts), editor.lm.logits(texts, edit))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

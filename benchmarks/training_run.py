@@ -21,12 +21,14 @@ from benchmarks.setting import Setting, quieten
 from callbacks.memory import peak_bytes, reset_peak, resident_bytes
 from datamodules.base import EditDataModule
 from datamodules.sampling import EpisodeNumbers
-from editors.lm.batching.length_groups import length_groups
+from editors.common.phases import CAPTURE, HYPERNETWORK, LOSSES, PREFIX, forward_as_phase, heard_by
+from editors.lm.batching.bucketing import length_buckets
 from editors.methods.mend.module import MEND
-from editors.texts.batches import EditBatch
+from editors.texts.episodes import EditBatch
 from editors.training.compilation import CompiledForwards, TorchCompile
 
 PHASES = ("data", "prefix", "capture", "transform", "edited forward", "backward", "optimizer", "other")
+_NAMES = {PREFIX: "prefix", CAPTURE: "capture", HYPERNETWORK: "transform", LOSSES: "edited forward"}
 # The first steps are the ones with most padded tokens among this many, so that the peak memory is that of a long run.
 _SEARCHED_STEPS = 64
 # As in configs/mend.yaml.
@@ -132,14 +134,14 @@ def measure_training(
         steps: timed steps.
         warmup: steps before; the kernels are compiled in them.
         warm: let a cache know all texts beforehand, as in later epochs, factors included; otherwise there is none.
-        compiled: with `model.torch_compile`.
+        compiled: with `model.training.torch_compile`.
     """
     quieten()
     editor, data = setting.editor(), setting.data(episodes)
     run = TrainingRun(episodes, warm, compiled)
     if compiled:
-        editor.compiled = CompiledForwards.of(TorchCompile(), editor.frozen, editor.network_parts())
-    timer = _StepTimer(run, UnitPass(editor.frozen.model, setting.unit_text(data)), warmup)
+        editor.compiled = CompiledForwards.of(TorchCompile(), editor.lm, editor.compiled_parts())
+    timer = _StepTimer(run, UnitPass(editor.lm.model, setting.unit_text(data)), warmup)
     dataset, numbers = data.train_dataloader().dataset, _numbers(data, warmup)
     if warm:
         learn_texts(editor, (dataset[each] for each in numbers[: warmup + steps]))
@@ -167,8 +169,8 @@ def _numbers(data: EditDataModule, warmup: int) -> list[EpisodeNumbers]:
 
 def _computed_tokens(batch: EditBatch) -> int:
     """Tokens that the blocks above the prefix compute, padding included; the unedited locality pass is not counted."""
-    together = length_groups([batch.rephrase, batch.locality], [None, None])
-    return batch.edit.input_ids.numel() + sum(group.tokens.input_ids.numel() for group in together)
+    together = length_buckets([batch.rephrase, batch.locality], [None, None])
+    return batch.edit.input_ids.numel() + sum(bucket.tokens.input_ids.numel() for bucket in together)
 
 
 class _StepTimer(Callback):
@@ -178,7 +180,7 @@ class _StepTimer(Callback):
         self._run = run
         self._unit = unit
         self._warmup = warmup
-        self._clock = PhaseClock()
+        self._clock = PhaseClock(_NAMES)
         self._last_unit = 0.0
         self._began = 0.0
         self._start = (0.0, 0.0)
@@ -187,16 +189,11 @@ class _StepTimer(Callback):
         self._prefix_passes: list[tuple[int, int]] = []
 
     def attached(self, editor: MEND) -> ExitStack:
-        """A context in which the editor's methods are charged to their phases."""
+        """A context in which what the editor does is charged to its phases."""
         stack = ExitStack()
-        for owner, method, phase in (
-            (editor.frozen, "prefix", "prefix"),
-            (editor.frozen, "capture", "capture"),
-            (editor, "compute_edit", "transform"),
-            (editor, "episode_losses", "edited forward"),
-        ):
-            stack.enter_context(self._clock.charging(owner, method, phase))
-        reader = editor.frozen.model.base_model
+        stack.enter_context(heard_by(self._clock.charging))
+        stack.enter_context(forward_as_phase(editor.network, HYPERNETWORK))
+        reader = editor.lm.model.base_model
         stack.callback(reader.register_forward_pre_hook(self._count_tokens, with_kwargs=True).remove)
         return stack
 

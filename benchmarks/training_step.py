@@ -3,7 +3,7 @@
 Each number of episodes is measured without a cache ("cold") and with one that knows all texts, factors included
 ("warm"). Each is measured in a process of its own, so that the peak memory of one does not hide another's; the peak is
 read before the first unit runs, because a unit holds the gradients of all weights.
-With `--compile off on`, each of both also with `model.torch_compile`.
+With `--compile off on`, each of both also with `model.training.torch_compile`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--warmup", type=int, default=4, help="steps before, with the largest batches; the peak is theirs"
     )
     parser.add_argument("--cache", nargs="+", choices=("cold", "warm"), default=["cold", "warm"], help="what is kept")
-    parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"], help="model.torch_compile")
+    parser.add_argument(
+        "--compile", nargs="+", choices=("off", "on"), default=["off"], help="model.training.torch_compile"
+    )
     add_options(parser)
     options = parser.parse_args(arguments)
     setting, console = setting_from(options), Console()

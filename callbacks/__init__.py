@@ -19,18 +19,6 @@ if TYPE_CHECKING:
     from callbacks.scope_plot import ScopePlot
     from callbacks.watchdog import Watchdog
 
-__all__ = [
-    "AnnealMargins",
-    "ExampleTable",
-    "ExportArtifact",
-    "MemoryReport",
-    "ResultPlot",
-    "ResultsFile",
-    "SaveOnSigterm",
-    "ScopePlot",
-    "Watchdog",
-]
-
 _HOMES = {
     "AnnealMargins": "margins",
     "ExampleTable": "examples",
@@ -42,6 +30,8 @@ _HOMES = {
     "ScopePlot": "scope_plot",
     "Watchdog": "watchdog",
 }
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - they are named once
 
 
 def __getattr__(name: str) -> Any:

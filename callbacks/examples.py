@@ -15,7 +15,7 @@ from rich.text import Text
 from datamodules.base import EditDataModule
 from datamodules.records import EditRecord
 from editors.common.files import save_json
-from editors.edits.low_rank import Edit
+from editors.edits.protocol import Edit
 from editors.lm.ask import ask
 from editors.training.module import Editor
 
@@ -51,7 +51,7 @@ class ExampleTable(Callback):
         rows = [row for record in chosen for row in example_rows(editor, record)]
         if not rows or not trainer.is_global_zero:
             return
-        Console().print(_table(rows, f"{split} examples: answers before and after a single edit"))
+        Console().print(example_table(rows, f"{split} examples: answers before and after a single edit"))
         save_json(rows, Path(trainer.default_root_dir) / "results" / "examples.json")
 
 
@@ -61,7 +61,7 @@ def example_rows(editor: Editor, record: EditRecord) -> list[dict[str, str]]:
     questions += [("paraphrase", text) for text in record.rephrases[:1]]
     questions += [("neighbour", probe.prompt) for probe in record.locality[:1]]
     prompts = [prompt for _, prompt in questions]
-    model, tokenizer = editor.frozen.model, editor.tokenizer
+    model, tokenizer = editor.lm.model, editor.tokenizer
     edit = _edit(editor, record)
     before = ask(model, tokenizer, prompts)
     with edit.applied(model):
@@ -75,15 +75,15 @@ def example_rows(editor: Editor, record: EditRecord) -> list[dict[str, str]]:
 
 @torch.no_grad()
 def _edit(editor: Editor, record: EditRecord) -> Edit:
-    tokens = editor.text_encoder.batch([(record.prompt, record.target_new)], [0]).to(editor.device)
     training = editor.training
     editor.eval()
-    edit, _ = editor.compute_edit(tokens, 1, editor.frozen.prefix([tokens])[0])
+    edit = editor.network.make(editor.lm, editor.lm.read([[record.request()]]))
     editor.train(training)
     return edit
 
 
-def _table(rows: Sequence[dict[str, str]], title: str) -> Table:
+def example_table(rows: Sequence[dict[str, str]], title: str) -> Table:
+    """Each request with the answers to its questions."""
     table = Table(title=title)
     for heading in ("kind", "question", "before", "after"):
         table.add_column(heading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from callbacks.results import stage_metrics
 from editors.artifacts.easyedit.mend import require_easyedit, require_mend, save_easyedit
 from editors.artifacts.easyedit.serac import require_serac
 from editors.artifacts.editor import ArtifactConfig, LoadedEditor, save_artifact
-from editors.common.collectives import has_shards
+from editors.common.collectives import has_sharded_parameters
 from editors.common.errors import UsageError
 from editors.common.sharding import whole_state
 from editors.methods.mend.module import MEND
@@ -101,7 +102,7 @@ def export_editor(
 ) -> Path:
     """Write the editor in a form that `require_form` accepts; arguments are those of it and of `export_artifact`."""
     if form == "easyedit":
-        if has_shards(editor.network):
+        if has_sharded_parameters(editor.network):
             raise UsageError("--format easyedit needs the editor whole: add --config configs/strategy/cpu.yaml")
         if getattr(rank_zero_only, "rank", 0):
             return folder
@@ -112,10 +113,10 @@ def export_editor(
 def _artifact_config(editor: Editor, results: dict[str, Any]) -> ArtifactConfig:
     return ArtifactConfig(
         editor=editor.registered_name,
-        editor_config=editor.network_config(),
-        base_model=editor.base_model_dict(),
-        architecture=type(editor.frozen.model).__name__,
+        editor_config=asdict(editor.network.config),
+        base_model=editor.plain_base_model(),
+        architecture=type(editor.lm.model).__name__,
         base_weights=editor.base_weights,
-        site_widths={site: list(widths) for site, widths in editor.frozen.site_widths().items()},
+        site_widths={site: list(widths) for site, widths in editor.lm.site_widths().items()},
         results=results,
     )

@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from editors.common.errors import EditorError
 from editors.methods.ke.module import KE
+from editors.scoring.names import RELIABILITY, TOKEN_LEVEL
 
 
 class AnnealMargins(Callback):
@@ -24,7 +25,7 @@ class AnnealMargins(Callback):
 
     def __init__(
         self,
-        metric: str = "val/reliability/teacher_forced/token_accuracy",
+        metric: str = f"val/{TOKEN_LEVEL[RELIABILITY]}",
         threshold: float = 0.9,
         factor: float = 0.8,
     ) -> None:

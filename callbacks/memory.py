@@ -47,7 +47,7 @@ class MemoryReport(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect what all processes know, and write it."""
         assert isinstance(pl_module, Editor)
-        base, editor = list(pl_module.frozen.parameters()), list(pl_module.network.parameters())
+        base, editor = list(pl_module.lm.parameters()), list(pl_module.network.parameters())
         own = {
             "process": trainer.global_rank,
             "base_parameters": _numbers(base),

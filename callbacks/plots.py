@@ -12,15 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from callbacks.results import stage_metrics
-from editors.texts.batches import EditBatch
+from editors.scoring.names import LOCALITY, TOKEN_LEVEL, before_edit
+from editors.texts.episodes import EditBatch
 
-_PROMISES = ("reliability", "generality", "locality")
-_MEASURE = {
-    "reliability": "reliability/teacher_forced/token_accuracy",
-    "generality": "generality/teacher_forced/token_accuracy",
-    "locality": "locality/teacher_forced/token_agreement",
-}
-_COLOURS = dict(zip(_PROMISES, ("#1b6ca8", "#e08e2b", "#3a8d5d"), strict=True))
+_COLOURS = dict(zip(TOKEN_LEVEL, ("#1b6ca8", "#e08e2b", "#3a8d5d"), strict=True))
 
 
 class ResultPlot(Callback):
@@ -49,9 +44,9 @@ class ResultPlot(Callback):
         """Keep the validation metrics."""
         if not trainer.sanity_checking:
             metrics = stage_metrics(trainer, "val")
-            for promise in _PROMISES:
-                if _MEASURE[promise] in metrics:
-                    self._scores[promise].append((trainer.global_step, metrics[_MEASURE[promise]]))
+            for promise, name in TOKEN_LEVEL.items():
+                if name in metrics:
+                    self._scores[promise].append((trainer.global_step, metrics[name]))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw losses and validation metrics over the steps."""
@@ -114,11 +109,10 @@ def _draw_scores(axes: Axes, scores: dict[str, list[tuple[int, float]]]) -> None
 
 
 def _draw_bars(axes: Axes, metrics: dict[str, float]) -> None:
-    for place, promise in enumerate(_PROMISES):
-        name = _MEASURE[promise]
-        before = metrics.get(f"before/{name}", 1.0 if promise == "locality" else 0.0)
+    for place, (promise, name) in enumerate(TOKEN_LEVEL.items()):
+        before = metrics.get(before_edit(name), 1.0 if promise == LOCALITY else 0.0)
         axes.bar(place - 0.2, before, 0.38, color="#c8ccd0", label="before the edit" if place == 0 else None)
         bar = axes.bar(place + 0.2, metrics.get(name, 0.0), 0.38, color=_COLOURS[promise])
         axes.bar_label(bar, fmt=lambda value: f"{value:.1%}")
-    axes.set_xticks(range(len(_PROMISES)), _PROMISES)
+    axes.set_xticks(range(len(TOKEN_LEVEL)), TOKEN_LEVEL)
     axes.set(ylim=(0, 1.1), ylabel="teacher-forced, token level", title="Single edits: before (grey) and after")

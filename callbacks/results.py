@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from editors.common.files import save_json
+from editors.scoring.names import PROMISES, before_edit
 from editors.training.module import Editor
 from editors.training.run.provenance import run_facts, trained_steps
-
-_TABLE_ROWS = ("reliability", "generality", "locality", "portability")
 
 
 class ResultsFile(Callback):
@@ -59,8 +58,8 @@ def metrics_table(metrics: dict[str, float], title: str) -> Table:
         table.add_column(heading)
     for heading in ("before", "after"):
         table.add_column(heading, justify="right")
-    names = [n for n in metrics if n.startswith(_TABLE_ROWS)]
-    for name in sorted(names, key=lambda n: next(i for i, row in enumerate(_TABLE_ROWS) if n.startswith(row))):
-        before = metrics.get(f"before/{name}")
+    names = [n for n in metrics if n.startswith(PROMISES)]
+    for name in sorted(names, key=lambda n: next(i for i, row in enumerate(PROMISES) if n.startswith(row))):
+        before = metrics.get(before_edit(name))
         table.add_row(*name.split("/"), "" if before is None else f"{before:.1%}", f"{metrics[name]:.1%}")
     return table

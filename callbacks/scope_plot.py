@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
 from lightning import Callback, LightningModule, Trainer
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
+from torchmetrics.functional.classification import binary_roc
 
 from editors.methods.serac.module import SERAC
 
@@ -45,8 +43,11 @@ def draw_scope(scores: Mapping[str, Tensor], threshold: float, path: Path) -> No
         threshold: in use; a dot on each curve.
         path: the picture.
     """
+    import matplotlib as mpl  # noqa: PLC0415 - the areas under the curves are computed without it
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     figure = Figure(figsize=(5, 4.4), layout="constrained")
-    axes: Axes = figure.subplots()
+    axes = figure.add_subplot()
     for kind in (kind for kind in scores if kind != "paraphrase"):
         wrong, right = roc_curve(scores["paraphrase"], scores[kind])
         area = float(torch.trapezoid(right, wrong))
@@ -68,15 +69,12 @@ def roc_curve(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """The receiver operating characteristic, from (0, 0) to (1, 1).
 
     Args:
-        positive: `[P]` scores of what should be found.
+        positive: `[P]` scores of what should be found, from 0 to 1.
         negative: `[N]` scores of what should not.
 
     Returns:
         For each threshold, the highest first, the share of `negative` and of `positive` that lies above it.
     """
-    thresholds = torch.cat([positive, negative]).unique().flip(0)
-    shares = [
-        torch.cat([torch.zeros(1), (scores >= thresholds.unsqueeze(1)).float().mean(dim=1).cpu()])
-        for scores in (negative, positive)
-    ]
-    return shares[0], shares[1]
+    scores = torch.cat([positive, negative]).cpu()
+    wrong, right, _ = binary_roc(scores, (torch.arange(len(scores)) < len(positive)).long())
+    return wrong, right

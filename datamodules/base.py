@@ -22,7 +22,6 @@ from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
 from editors.base_models.loading import BaseModelConfig, load_tokenizer, reads_with_an_encoder
 from editors.common.errors import DataError
-from editors.texts.batches import PaddingSide
 from editors.texts.encoders import text_encoder
 from editors.training.module import Editor
 
@@ -65,7 +64,6 @@ class EditDataModule(LightningDataModule):
         eval_batch_size: edits scored together in validation and test.
         limit_val: use only this many validation records, spread evenly; `None` for all.
         max_length: longest text in tokens; a record with a longer one counts as broken.
-        padding_side: where texts are padded; it changes no result.
         skip_invalid: count and log broken rows and leave them out, instead of refusing the file.
         on_leak: what to do when splits share a subject, an edit prompt or a locality prompt, or when the locality pool
             has a question of the validation or test split: "refuse" them, "drop" the shared records from the earlier
@@ -90,7 +88,6 @@ class EditDataModule(LightningDataModule):
         eval_batch_size: int = 32,
         limit_val: int | None = None,
         max_length: int = 512,
-        padding_side: PaddingSide = "right",
         skip_invalid: bool = False,
         on_leak: LeakPolicy = "refuse",
         num_workers: int = 0,
@@ -116,14 +113,14 @@ class EditDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.limit_val = limit_val
         self.max_length = max_length
-        self.padding_side: PaddingSide = padding_side
         self.skip_invalid = skip_invalid
         self.on_leak: LeakPolicy = on_leak
         self.num_workers = num_workers
         self.seed = seed
         self._sources: dict[str, list[RecordSource]] = {"train": train, "val": val, "test": test}
+        # What `setup` has read: the records of each split, and the questions of the locality pool.
         self.records: dict[str, list[EditRecord]] = {}
-        self._pool: list[Probe] = []
+        self.pool: list[Probe] = []
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._train_loader: EpisodeLoader | None = None
         self._train_position: dict[str, Any] = {}
@@ -143,13 +140,13 @@ class EditDataModule(LightningDataModule):
             for probe in read_locality_pool(self.path / file, skip_invalid=self.skip_invalid)
         ]
         splits, pool = readable_data(splits, pool, self._collator().faults, skip_invalid=self.skip_invalid)
-        self._pool = handle_pool_leaks(pool, splits, self.on_leak)
+        self.pool = handle_pool_leaks(pool, splits, self.on_leak)
         self.records = handle_leaks(splits, self.on_leak)
         if self.limit_val and len(self.records["val"]) > self.limit_val:
             records = self.records["val"]
             self.records["val"] = [records[i * len(records) // self.limit_val] for i in range(self.limit_val)]
         counts = ", ".join(f"{len(records):,} {split}" for split, records in self.records.items())
-        _LOG.info("Edit records: %s; %s locality questions in the pool.", counts, f"{len(self._pool):,}")
+        _LOG.info("Edit records: %s; %s locality questions in the pool.", counts, f"{len(self.pool):,}")
 
     def _read(self, sources: Sequence[RecordSource]) -> list[EditRecord]:
         return [r for source in sources for r in source.read(self.path, skip_invalid=self.skip_invalid)]
@@ -172,7 +169,7 @@ class EditDataModule(LightningDataModule):
     def data_hash(self) -> dict[str, str]:
         """For each split, and for the locality pool where there is one, a SHA-256, to be kept with every metric."""
         hashes = {split: _hash(map(_content, records)) for split, records in self.records.items()}
-        return {**hashes, "locality_pool": _hash(self._pool)} if self._pool else hashes
+        return {**hashes, "locality_pool": _hash(self.pool)} if self.pool else hashes
 
     def train_dataloader(self) -> EpisodeLoader:
         """Shuffled training episodes."""
@@ -182,7 +179,7 @@ class EditDataModule(LightningDataModule):
         dataset = TrainingEpisodes(
             records,
             self._collator(),
-            self._pool,
+            self.pool,
             locality_per_edit=self.locality_per_edit,
             other_targets=self.other_targets,
             edit_prompt_as_rephrase=self.edit_prompt_as_rephrase,
@@ -254,7 +251,7 @@ class EditDataModule(LightningDataModule):
     def _collator(self) -> EpisodeCollator:
         seq2seq, end_answers = self._encoder_decoder, self.base_model.end_answers
         encoder = text_encoder(self.tokenizer, encoder_decoder=seq2seq, end_answers=end_answers)
-        return EpisodeCollator(encoder, self.max_length, self.padding_side)
+        return EpisodeCollator(encoder, self.max_length)
 
     def _sampler(
         self, records: Sequence[EditRecord], episodes: int, edits: int = 1, *, shuffle: bool

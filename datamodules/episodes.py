@@ -12,8 +12,10 @@ from torch.utils.data import Dataset
 
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeNumbers
-from editors.texts.batches import EditBatch, PaddingSide, TokenBatch
+from editors.texts.batches import TokenBatch
 from editors.texts.encoders import TextEncoder
+from editors.texts.episodes import EditBatch, RequestBatch
+from editors.texts.requests import EditRequest
 
 _Pairs = list[tuple[str, str]]
 _LOG = logging.getLogger(__name__)
@@ -26,19 +28,21 @@ class EpisodeCollator:
     Args:
         encoder: encodes texts for the base model.
         max_length: longest text in tokens.
-        padding_side: where to pad.
     """
 
-    def __init__(self, encoder: TextEncoder, max_length: int, padding_side: PaddingSide) -> None:
+    def __init__(self, encoder: TextEncoder, max_length: int) -> None:
         self._encoder = encoder
         self._max_length = max_length
-        self._padding_side = padding_side
 
     def __call__(self, pairs_by_episode: Sequence[_Pairs]) -> TokenBatch:
         """One token batch of all episodes' `(prompt, answer)` pairs."""
         episode = [e for e, pairs in enumerate(pairs_by_episode) for _ in pairs]
         flat = [pair for pairs in pairs_by_episode for pair in pairs]
-        return self._encoder.batch(flat, episode, self._max_length, _LIMIT, self._padding_side)
+        return self._encoder.batch(flat, episode, self._max_length, _LIMIT)
+
+    def requests(self, episodes: Sequence[Sequence[EditRequest]]) -> RequestBatch:
+        """The edit requests of all episodes, with their tokens."""
+        return self._encoder.requests(episodes, self._max_length, _LIMIT)
 
     def faults(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
         """For each pair why it cannot be encoded; empty where it can."""
@@ -84,7 +88,7 @@ class TrainingEpisodes(Dataset[EditBatch]):
     def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
         """The batch of the given episodes of an epoch."""
         epoch, episodes = numbers
-        edit: list[_Pairs] = [[] for _ in episodes]
+        requests: list[list[EditRequest]] = [[] for _ in episodes]
         rephrase: list[_Pairs] = [[] for _ in episodes]
         locality: list[_Pairs] = [[] for _ in episodes]
         for number, indices in enumerate(episodes):
@@ -93,13 +97,12 @@ class TrainingEpisodes(Dataset[EditBatch]):
                 choose = random.Random(f"{self._seed}/{epoch}/{index}")
                 other = choose.random() < self._other_targets
                 target = self._other_target(choose) if other else record.target_new
-                edit[number].append((record.prompt, target))
+                requests[number].append(record.request(target))
                 own = not record.rephrases or choose.random() < self._edit_prompt_as_rephrase
                 rephrase[number].append((record.prompt if own else choose.choice(record.rephrases), target))
                 locality[number] += self._locality(record, choose)
         return EditBatch(
-            num_episodes=len(episodes),
-            edit=self._collate(edit),
+            requests=self._collate.requests(requests),
             rephrase=self._collate(rephrase),
             locality=self._collate(locality),
         )
@@ -152,8 +155,7 @@ class EvaluationEpisodes(Dataset[EditBatch]):
         locality_kinds = dict.fromkeys(probe.kind for record in records for probe in record.locality if probe.kind)
         truths = [[(r.prompt, r.ground_truth)] if r.ground_truth else [] for r in records]
         return EditBatch(
-            num_episodes=len(records),
-            edit=self._collate([[(r.prompt, r.target_new)] for r in records]),
+            requests=self._collate.requests([[r.request()] for r in records]),
             rephrase=self._collate([[(text, r.target_new) for text in r.rephrases] for r in records]),
             locality=self._collate([_pairs(r.locality, "") for r in records]),
             locality_kinds={k: self._collate([_pairs(r.locality, k) for r in records]) for k in locality_kinds},

@@ -23,6 +23,13 @@ class Row:
         values: the fields.
         fault: why the row could not be read at all; empty when it could.
         prefix: where in the row this object lies ("requested_rewrite."), for error messages.
+
+    >>> row = Row("facts.json row 0", {"src": "What is the capital of France?", "answers": [" Cairo"]})
+    >>> row.text("prompt", "src"), row.texts("answers")
+    ('What is the capital of France?', ('Cairo',))
+    >>> row.text("subject")
+    Traceback (most recent call last):
+    editors.common.errors.DataError: subject is missing
     """
 
     source: str

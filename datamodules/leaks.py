@@ -70,6 +70,11 @@ def find_leaks(splits: Mapping[str, Sequence[EditRecord]]) -> list[Leak]:
 
     Returns:
         One leak per shared text, pair of splits and kind; grouped by pair, then by kind.
+
+    >>> train = [EditRecord("What is the capital of France?", "Cairo", subject="France", source="a.json row 7")]
+    >>> test = [EditRecord("Who founded france?", "Ann", subject="france", source="b.json row 1")]
+    >>> print(*find_leaks({"train": train, "test": test}))
+    'France' (a.json row 7 and b.json row 1)
     """
     indexes = {
         name: {kind: _index(records, texts, _fold) for kind, texts in _TEXTS.items()}

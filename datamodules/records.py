@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from datamodules.json_files import Row, as_text, shown
 from editors.common.errors import DataError
+from editors.texts.requests import EditRequest
 
 _LOG = logging.getLogger(__name__)
 _SHOWN_FAULTS = 20
@@ -57,6 +58,10 @@ class EditRecord:
 
     Raises:
         DataError: a required text is blank or of the wrong type, or the subject is not in the prompt.
+
+    >>> EditRecord("Who rules France?", "Ann", subject="france")
+    Traceback (most recent call last):
+    editors.common.errors.DataError: subject 'france' is not in prompt 'Who rules France?'; spell it as there
     """
 
     prompt: str
@@ -82,9 +87,22 @@ class EditRecord:
         if self.subject and self.subject not in self.prompt:
             raise DataError(f"subject {self.subject!r} is not in prompt {self.prompt!r}; spell it as there")
 
+    def request(self, target: str | None = None) -> EditRequest:
+        """The edit that this record asks for.
+
+        Args:
+            target: another answer than the record's.
+        """
+        named = {name: getattr(self, name) for name in ("subject", "relation") if getattr(self, name).strip()}
+        return EditRequest(self.prompt, target or self.target_new, **named)
+
     @property
     def template(self) -> str:
-        """The prompt with its subject taken out: "What is the capital of {}?"."""
+        """The prompt with its subject taken out.
+
+        >>> EditRecord("What is the capital of France?", "Cairo", subject="France").template
+        'What is the capital of {}?'
+        """
         return self._template_of(self.prompt)
 
     @property

@@ -33,6 +33,10 @@ class EpisodeSampler(DistributedSampler[Any]):
         seed: seed of the order.
         rank: number of this process.
         num_replicas: number of processes.
+
+    >>> sampler = EpisodeSampler([30, 10, 20, 11, 31], episodes_per_batch=2, shuffle=False)
+    >>> [episodes for _, episodes in sampler]
+    [[[1]], [[3], [2]], [[0], [4]]]
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class EpisodeSampler(DistributedSampler[Any]):
         return self._shared_equally([episodes[i : i + self._episodes] for i in range(0, len(episodes), self._episodes)])
 
     def _evaluation_batches(self) -> list[list[list[int]]]:
-        """As many batches on every process, of nearly equal size: processes that share a model must run in step.
+        """As many batches on every process, of nearly equal size: the processes of a sharded model run in step.
 
         Where there are fewer records than batches, the shortest record fills the rest; see `counts`.
         """

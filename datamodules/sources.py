@@ -16,20 +16,6 @@ from datamodules.zsre import read_zsre
 from editors.common.errors import DataError
 
 
-def _check_sampling(repeat: int, limit: int | None) -> None:
-    if repeat < 1:
-        raise DataError(f"repeat must be at least 1, got {repeat}; leave the source out to have none of its records")
-    if limit is not None and limit < 1:
-        raise DataError(f"limit must be at least 1, got {limit}; null takes all records")
-
-
-def _limited(records: list[EditRecord], limit: int | None) -> list[EditRecord]:
-    """That many records, spread evenly; all of them where there are fewer."""
-    if limit is None or limit >= len(records):
-        return records
-    return [records[i * len(records) // limit] for i in range(limit)]
-
-
 @dataclass
 class Sample:
     """A part of another source, or more of it: gives data sets that are mixed the weight they should have.
@@ -37,7 +23,7 @@ class Sample:
     Args:
         source: any source.
         repeat: how often each record comes in an epoch.
-        limit: take only this many records, spread evenly over the source; `None` for all.
+        limit: take only this many records, spread evenly over the source; `None`, or more than there are, for all.
     """
 
     source: RecordSource
@@ -45,11 +31,19 @@ class Sample:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        _check_sampling(self.repeat, self.limit)
+        if self.repeat < 1:
+            raise DataError(
+                f"repeat must be at least 1, got {self.repeat}; leave the source out to have none of its records"
+            )
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit must be at least 1, got {self.limit}; null takes all records")
 
     def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
         """The chosen records, all of them once before any comes again."""
-        return _limited(self.source.read(folder, skip_invalid=skip_invalid), self.limit) * self.repeat
+        records = self.source.read(folder, skip_invalid=skip_invalid)
+        if self.limit is not None and self.limit < len(records):
+            records = [records[i * len(records) // self.limit] for i in range(self.limit)]
+        return records * self.repeat
 
 
 @dataclass
@@ -58,18 +52,13 @@ class ZsRE:
 
     Args:
         file: file name, relative to the data module's `path`.
-        repeat: how often each record comes in an epoch, to give a small file weight beside a larger one.
     """
 
     file: str
-    repeat: int = 1
-
-    def __post_init__(self) -> None:
-        _check_sampling(self.repeat, None)
 
     def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
         """The file's records."""
-        return read_zsre(folder / self.file, skip_invalid=skip_invalid) * self.repeat
+        return read_zsre(folder / self.file, skip_invalid=skip_invalid)
 
 
 @dataclass
@@ -95,22 +84,16 @@ class CounterFact:
         file: file name, relative to the data module's `path`.
         split_file: file with lists of case ids, relative to `path`.
         split: which of those lists to take; all rows where there is no `split_file`.
-        limit: take only this many records, spread evenly over the file; `None` for all.
     """
 
     file: str
     split_file: str | None = None
     split: str = "train"
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_sampling(1, self.limit)
 
     def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
         """The file's records."""
         case_ids = read_split(folder / self.split_file, self.split) if self.split_file else None
-        records = read_counterfact(folder / self.file, case_ids=case_ids, skip_invalid=skip_invalid)
-        return _limited(records, self.limit)
+        return read_counterfact(folder / self.file, case_ids=case_ids, skip_invalid=skip_invalid)
 
 
 @dataclass

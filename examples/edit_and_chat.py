@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from editors import EditRequest, load_editor
-from editors.base_models.loading import load_base_model, load_tokenizer
-from editors.lm.ask import ask
+from editors import EditRequest, ask, load_base_model, load_editor, load_tokenizer
 
 
 def main(arguments: Sequence[str] | None = None, questions: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:

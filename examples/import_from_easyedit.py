@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from editors import EditRequest, load_editor
+from editors import BaseModelConfig, EditRequest, ask, load_base_model, load_editor, load_tokenizer
 from editors.artifacts.easyedit.mend import import_easyedit
-from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
-from editors.lm.ask import ask
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,11 +10,7 @@ from peft import PeftModel
 from rich.console import Console
 from rich.text import Text
 
-from editors import EditRequest, load_editor
-from editors.artifacts.lora import save_lora
-from editors.base_models.loading import load_base_model, load_tokenizer
-from editors.edits.low_rank import low_rank
-from editors.lm.ask import ask
+from editors import EditRequest, ask, load_base_model, load_editor, load_tokenizer, low_rank, save_lora
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,6 +23,7 @@ from datamodules.records import EditRecord, Probe, parse_rows
 from editors.base_models.loading import BaseModelConfig
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
+from editors.training.config import TrainingConfig
 
 
 def parse(row: Row) -> EditRecord:
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     seed_everything(0, verbose=False)
     base = BaseModelConfig(options.model, dtype="float32")
-    editor = MEND(base, MENDConfig(rank=options.rank), lr_schedule="linear", warmup_steps=options.steps // 10)
+    training = TrainingConfig(lr_schedule="linear", warmup_steps=options.steps // 10)
+    editor = MEND(base, MENDConfig(rank=options.rank), training=training)
     train, val = MyFacts("train.jsonl"), MyFacts("val.jsonl")
     data = EditDataModule(base, train=[train], val=[val], test=[], path=options.folder, episodes_per_batch=8)
     trainer = Trainer(

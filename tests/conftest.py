@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_world import tiny_world
+pytest.register_assert_rewrite("tests.method_tester", "tests.learned_method_tester")
+
+from tests.tiny_world import tiny_world  # noqa: E402 - after what says how tests are imported
 
 __all__ = ["tiny_world"]  # pytest finds imported fixtures by name
 

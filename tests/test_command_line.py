@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from lightning.fabric.utilities.imports import RequirementCache
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
 from callbacks.watchdog import Watchdog
+from editors.artifacts.editor import load_editor
 from editors.common.errors import SiteError
 from editors.common.exit_codes import ExitCode
+from editors.methods.mend.module import MEND
 from editors.training.run.checkpoint_io import AtomicCheckpointIO
 from editors.training.run.errors import ConfigurationError, short_message
 from tests.tiny_world import RUN_FOLDER_VARIABLE, TinyWorld, as_from_a_shell, row, run, run_process
@@ -31,6 +33,15 @@ CONFIGS = ROOT / "configs"
 SHORT = 600
 # A version that no package has.
 NEVER = "99999"
+
+
+class Untrained(MEND):
+    """A network that is good enough as it is made."""
+
+    needs_training = False
+
+
+UNTRAINED = "--model=tests.test_command_line.Untrained"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -65,16 +76,32 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
     "key of the trainer": (["--trainer.max_step=3"], nothing, ["trainer.max_step", "'trainer.max_steps'"]),
     "key of the trainer in YAML": (["--trainer={max_step: 3}"], nothing, ["'trainer.max_step'", "'trainer.max_steps'"]),
     "key of the editor": (
-        ["--model.learning_rat=1"],
+        ["--model.training.learning_rat=1"],
         nothing,
-        ["'learning_rat'", "MEND", "did you mean 'learning_rate'"],
+        ["--training.learning_rat=1; did you mean 'training.learning_rate'"],
     ),
     "key of the network": (["--model.mend.rnk=1"], nothing, ["mend.rnk", "did you mean 'mend.rank'"]),
+    "abbreviated key": (["--model.mend.ran=8"], nothing, ["mend.ran=8; did you mean 'mend.rank'"]),
     "key of the data": (["--data.pth=x"], nothing, ["'pth'", "EditDataModule", "did you mean 'path'"]),
     "key of a source": (
         ["--data.train+={class_path: datamodules.ZsRE, init_args: {fle: x}}"],
         nothing,
         ["data.train", "'fle'", "did you mean 'file'"],
+    ),
+    "removed key of the data": (
+        ["--data.padding_side=left"],
+        nothing,
+        ["'padding_side'", "EditDataModule", "it was removed because it changed no result: leave it out"],
+    ),
+    "removed key of a source": (
+        ["--data.train=[{class_path: datamodules.ZsRE, init_args: {file: x, repeat: 4}}]"],
+        nothing,
+        ["data.train", "'repeat'", "ZsRE", "it was removed: datamodules.Sample has it; give it this source"],
+    ),
+    "removed key of another source": (
+        ["--data.val+={class_path: datamodules.CounterFact, init_args: {file: x, limit: 4}}"],
+        nothing,
+        ["data.val", "'limit'", "CounterFact", "it was removed: datamodules.Sample has it; give it this source"],
     ),
     "key of a callback": (
         ["--trainer.callbacks+={class_path: callbacks.Watchdog, init_args: {patienc: 3}}"],
@@ -86,7 +113,11 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
     "source": (["--data.val=[datamodules.ZsR]"], nothing, ["'ZsR'", "did you mean 'ZsRE'"]),
     "type": (["--trainer.max_steps=soon"], nothing, ["trainer.max_steps", "must be int", "soon"]),
     "nested type": (["--model.mend.rank=many"], nothing, ["model.mend.rank", "must be int", "many"]),
-    "choice": (["--model.lr_schedule=square"], nothing, ["model.lr_schedule", "'linear', 'cosine'", "square"]),
+    "choice": (
+        ["--model.training.lr_schedule=square"],
+        nothing,
+        ["model.training.lr_schedule", "'linear', 'cosine'", "square"],
+    ),
     "range": (["--model.mend.rank=0"], nothing, ["rank", "must be at least 1", "0"]),
     "configuration file": (["--config=nowhere.yaml"], nothing, ["config", "nowhere.yaml"]),
     "site": (
@@ -148,10 +179,16 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         nothing,
         ["trainer.overfit_batches 2 cannot be used (allowed: 0)", "limit", "--trainer.limit_train_batches"],
     ),
+    "nothing to train": (
+        [UNTRAINED, NO_SUCH_MODEL],
+        nothing,
+        ["fit: Untrained needs no training, so there is nothing to train: use test"],
+    ),
     "number": (["--data.episodes_per_batch=0"], nothing, ["episodes_per_batch must be at least 1, got 0"]),
 }
 # What asks for things that do not exist, and could not succeed with other files or on another machine.
 WRONG_USAGE = {
+    "abbreviated key",
     "choice",
     "configuration file",
     "editor",
@@ -163,9 +200,13 @@ WRONG_USAGE = {
     "key of the trainer",
     "key of the trainer in YAML",
     "nested type",
+    "nothing to train",
     "overfitting",
     "precision",
     "precision of float64",
+    "removed key of another source",
+    "removed key of a source",
+    "removed key of the data",
     "section",
     "source",
     "type",
@@ -254,7 +295,14 @@ def test_messages_of_an_unknown_form_are_kept(message: str, short: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["fit", "--help"], ["export", "--help"], ["fit", "--model.help=MEND"]]
+    "arguments",
+    [
+        ["--help"],
+        ["fit", "--help"],
+        ["export", "--help"],
+        ["fit", "--model.help=MEND"],
+        ["test", "--model.help=DirectEditor"],
+    ],
 )
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with as_from_a_shell(), pytest.raises(SystemExit) as done:
@@ -282,8 +330,8 @@ def test_training_packages_that_are_missing_are_named() -> None:
 
 
 def shipped() -> list[list[Path]]:
-    """Every configuration: those of `configs/` alone, the others together with an editor's."""
-    alone = sorted(CONFIGS.glob("*.yaml"))
+    """Every configuration: an editor's alone, the others together with an editor's."""
+    alone = sorted(path for path in CONFIGS.glob("*.yaml") if path.name != "trainer.yaml")
     parts = sorted(set(CONFIGS.rglob("*.yaml")) - set(alone))
     return [[path] for path in alone] + [[editor_for(path), path] for path in parts]
 
@@ -296,43 +344,50 @@ def editor_for(path: Path) -> Path:
 
 def test_configurations_are_found() -> None:
     names = {path.relative_to(CONFIGS).as_posix() for paths in shipped() for path in paths}
-    assert {"mend.yaml", "demo.yaml", "lm/smollm2-135m.yaml", "data/zsre.yaml"} <= names
+    assert {"mend.yaml", "demo.yaml", "trainer.yaml", "lm/smollm2-135m.yaml", "data/zsre.yaml"} <= names
     assert names == {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_newest_state_is_kept_whatever_validation_says(path: Path) -> None:
-    callbacks = yaml.safe_load(path.read_text())["trainer"]["callbacks"]
-    arguments = [item["init_args"] for item in callbacks if item["class_path"].endswith("ModelCheckpoint")]
-    assert {"filename": "last", "enable_version_counter": False} in arguments
+@pytest.fixture
+def print_config(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """What `--print_config` says of `fit` with some files and options; what they leave open is given."""
+
+    def printed(*files: Path, options: Sequence[str] = ()) -> dict[str, Any]:
+        given = ["--model.base_model.name=somewhere", "--data=datamodules.EditDataModule"]
+        given += [f"--data.{split}=[]" for split in ("train", "val", "test")]
+        first, *others = (f"--config={file}" for file in files)
+        complete = others == [] and "data:" in files[0].read_text()
+        with as_from_a_shell(), pytest.raises(SystemExit) as done:
+            main(["fit", first, *([] if complete else given), *others, *options, "--print_config"])
+        assert done.value.code == 0
+        content = yaml.safe_load(capsys.readouterr().out)
+        assert isinstance(content, dict)
+        return content
+
+    return printed
 
 
 @pytest.mark.parametrize("paths", shipped(), ids=lambda paths: "+".join(path.stem for path in paths))
-def test_shipped_configuration_parses(paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    # What an editor's file leaves open, the files it is combined with give.
-    base = ["--model.base_model.name=somewhere", "--data=datamodules.EditDataModule"]
-    base += [f"--data.{split}=[]" for split in ("train", "val", "test")]
-    files = [f"--config={path}" for path in paths]
-    with as_from_a_shell(), pytest.raises(SystemExit) as done:
-        main(
-            [
-                "fit",
-                *files[:1],
-                *(base if len(paths) > 1 or paths[0].stem == "mend" else []),
-                *files[1:],
-                "--print_config",
-            ]
-        )
-    assert done.value.code == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert contained(reduce(merged, (yaml.safe_load(path.read_text()) for path in paths)), printed, paths[-1].name)
+def test_shipped_configuration_parses(paths: list[Path], print_config: Callable[..., dict[str, Any]]) -> None:
+    printed = print_config(*paths)
+    assert contained(reduce(merged, map(read, paths)), printed, paths[-1].name)
+    checkpoints = [item["init_args"] for item in printed["trainer"]["callbacks"] if "Checkpoint" in item["class_path"]]
+    newest = {"filename": "last", "enable_version_counter": False, "monitor": None}
+    assert any(newest.items() <= arguments.items() for arguments in checkpoints), "kept whatever validation says"
+
+
+def read(path: Path) -> Any:
+    """A configuration with those that it builds on."""
+    content = yaml.safe_load(path.read_text())
+    return reduce(merged, [*(read(path.parent / name) for name in content.pop("config", [])), content])
 
 
 def merged(first: Any, second: Any) -> Any:
-    """Two configurations, the second laid over the first."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first | {key: merged(first.get(key), value) for key, value in second.items()}
-    return second
+    """Two configurations, the second laid over the first; `key+` adds to a list."""
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return second
+    more = {key[:-1]: first[key[:-1]] + value for key, value in second.items() if key.endswith("+")}
+    return first | {key: merged(first.get(key), value) for key, value in second.items() if key[-1] != "+"} | more
 
 
 def contained(part: Any, whole: Any, place: str) -> bool:
@@ -344,6 +399,48 @@ def contained(part: Any, whole: Any, place: str) -> bool:
         return all(contained(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(part, whole, strict=False)))
     assert part == whole or "${" in str(part), f"{place}: {part!r}, printed {whole!r}"
     return True
+
+
+# --- class paths of earlier versions ---------------------------------------------------------------------------------
+
+
+def test_an_editors_old_name_in_an_argument(
+    print_config: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    printed = print_config(CONFIGS / "mend.yaml", options=["--model", "editors.ke.module.KE"])
+    assert printed["model"]["class_path"] == "editors.methods.ke.module.KE"
+    assert "editors.ke.module.KE is now editors.methods.ke.module.KE" in caplog.text
+
+
+def test_old_names_in_a_saved_configuration(
+    tmp_path: Path, print_config: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = tmp_path / "config.yaml"
+    new = print_config(CONFIGS / "mend.yaml", CONFIGS / "strategy" / "zero3_cpu.yaml")
+    text = yaml.safe_dump(new).replace("editors.methods.", "editors.").replace("training.zero", "strategies")
+    assert {"editors.mend.module.MEND", "editors.strategies.ZeRO"} <= set(text.split())
+    saved.write_text(text)
+    assert print_config(saved) == new
+    assert [record.message.partition(";")[0] for record in caplog.records] == [
+        "editors.mend.module.MEND is now editors.methods.mend.module.MEND",
+        "editors.strategies.ZeRO is now editors.training.zero.ZeRO",
+    ]
+
+
+# --- editors that need no training -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_needs_no_training_is_tested_and_exported_without_a_checkpoint(
+    tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    tested = tiny_world.run("test", tmp_path / "runs", UNTRAINED)
+    metrics = json.loads((Path(tested.trainer.default_root_dir) / "results" / "metrics.json").read_text())
+    assert metrics["checkpoint"] is None
+    assert any(name.startswith("test/") for name in tested.trainer.callback_metrics)
+    tiny_world.run("validate", tmp_path / "runs", UNTRAINED)
+    tiny_world.run("export", tmp_path / "runs", UNTRAINED, f"--output={tmp_path / 'artifact'}")
+    assert load_editor(tmp_path / "artifact").config.editor == "mend"
 
 
 # --- wiring ----------------------------------------------------------------------------------------------------------

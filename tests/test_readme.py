@@ -9,14 +9,11 @@ import inspect
 import re
 import shlex
 import shutil
-import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 import callbacks
@@ -25,59 +22,29 @@ from callbacks.watchdog import _REMEDIES
 from datamodules import EditDataModule, EditRecord, ZsRE
 from datamodules.facts import world_facts, world_relations
 from editors.artifacts.card import model_card
-from editors.artifacts.editor import load_editor
 from editors.base_models.loading import BaseModelConfig
 from editors.cli.line import build_parser
+from editors.making.registry import registered_methods
 from editors.methods.ke.module import KE
 from editors.methods.ke.network import KEConfig
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
-from editors.methods.registry import EDITORS, EditorEntry
 from editors.methods.serac.module import SERAC
 from editors.methods.serac.network import SERACConfig
+from editors.training.config import TrainingConfig
 from editors.training.module import Editor
+from tests.documentation import ROOT, Block, blocks, write_files
 from tests.tiny_world import TinyWorld, run
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
     + [*ROOT.glob("docs/*.md"), *ROOT.glob("editors/methods/*/README.md")]
 )
 # Stand for something of the reader's, or are made in the course of an example.
-_EXAMPLES = re.compile(r"NAME|DATE|plain|my_")
+_EXAMPLES = re.compile(r"NAME|DATE|my_")
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A fenced block of code.
-
-    Args:
-        page: the file it is in.
-        line: its first line there.
-        language: what the fence says.
-        text: the code.
-        file: the file it is meant to be, as named by `<!-- test: FILE -->` above it; empty where it is none.
-    """
-
-    page: Path
-    line: int
-    language: str
-    text: str
-    file: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def _blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text(encoding="utf-8")
-    pattern = r"(?:^<!-- test: (?P<file>\S+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$"
-    for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
-        line = text.count("\n", 0, match.start("code")) + 1
-        yield Block(page, line, match["language"], match["code"], match["file"] or "")
-
-
-BLOCKS = [block for page in PAGES for block in _blocks(page)]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def _commands(start: str) -> list[Any]:
@@ -92,23 +59,15 @@ def _commands(start: str) -> list[Any]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder as a reader has it: with the configurations, and importable."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a reader has it: with the configurations, and importable.
+
+    Modules of the examples stay loaded: their classes are found as subclasses as long as the process lives.
+    """
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    for name in ("my_facts", "plain", "plain.network", "plain.module"):
-        sys.modules.pop(name, None)
-
-
-def _write_files(folder: Path, page: Path) -> None:
-    """Write the files that the page's examples consist of."""
-    for block in BLOCKS:
-        if block.page == page and block.file:
-            path = folder / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
+    return tmp_path
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -119,10 +78,11 @@ def _write_files(folder: Path, page: Path) -> None:
 def test_training_commands_are_accepted(
     command: str, block: Block, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _write_files(workplace, block.page)
+    write_files(workplace, block.page)
     for saved in re.findall(r"\S*DATE_TIME/config\.yaml", command):
         (workplace / saved).parent.mkdir(parents=True)
         shutil.copy(ROOT / "configs/demo.yaml", workplace / saved)
+        shutil.copy(ROOT / "configs/trainer.yaml", (workplace / saved).parent)
     arguments = shlex.split(command)[2:]
     if not any(argument.endswith("help") for argument in arguments) and "--print_config" not in arguments:
         arguments.append("--print_config")
@@ -197,7 +157,7 @@ def test_examples_of_applying_an_editor_run(code: str, artifact: Path, workplace
 
 def test_the_example_of_a_new_data_set_reads_its_row(workplace: Path) -> None:
     page = ROOT / "docs/data.md"
-    _write_files(workplace, page)
+    write_files(workplace, page)
     row = next(block.text for block in BLOCKS if block.page == page and block.language == "json")
     (workplace / "train.jsonl").write_text(row, encoding="utf-8")
     source = importlib.import_module("my_facts").MyFacts("train.jsonl")
@@ -205,23 +165,6 @@ def test_the_example_of_a_new_data_set_reads_its_row(workplace: Path) -> None:
     assert isinstance(record, EditRecord)
     assert (record.subject, record.target_new, record.locality[0].answer) == ("France", "Cairo", "Shakespeare")
     assert record.rephrases
-
-
-def test_the_example_of_a_new_editor_trains_and_exports(
-    tiny_world: TinyWorld, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _write_files(workplace, ROOT / "docs/adding_an_editor.md")
-    (workplace / "plain/__init__.py").touch()
-    entry = EditorEntry("plain.network", "PlainNetwork", "PlainConfig", "plain.module", "Plain")
-    monkeypatch.setitem(EDITORS, "plain", entry)
-    base_model = BaseModelConfig(str(tiny_world.model), dtype="float32", num_blocks=2)
-    editor = entry.load_module()(base_model)
-    editor.configure_model()
-    batch = next(iter(_data(tiny_world, base_model).train_dataloader()))
-    editor.episode_losses(batch).total.backward()
-    assert editor.network.rates.grad.abs().min() > 0
-    exported = load_editor(export_artifact(editor, workplace / "exported", {}))
-    torch.testing.assert_close(exported.network.state_dict(), editor.network.state_dict())
 
 
 def _data(world: TinyWorld, base_model: BaseModelConfig) -> EditDataModule:
@@ -244,9 +187,14 @@ def test_python_is_valid(block: Block) -> None:
 # --- names and links -------------------------------------------------------------------------------------------------
 
 
+def _current(page: Path) -> str:
+    """The page without released versions: history names what was there then."""
+    return re.split(r"^## \[\d", page.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)[0]
+
+
 def _prose(page: Path) -> str:
-    """The page without code blocks and comments."""
-    return re.sub(r"```.*?```|<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """What the page says of today, without code blocks and comments."""
+    return re.sub(r"```.*?```|<!--.*?-->", "", _current(page), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -266,7 +214,7 @@ def test_named_files_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_classes_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = _current(page)
     for module, name in set(re.findall(r"\b((?:callbacks|datamodules|editors)(?:\.[a-z_]+)*)\.([A-Z]\w+)", text)):
         if not _EXAMPLES.search(module):
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
@@ -290,14 +238,24 @@ def _page(name: str) -> str:
 
 @pytest.mark.parametrize(("editor", "config"), [(KE, KEConfig), (MEND, MENDConfig), (SERAC, SERACConfig)])
 def test_the_options_of_editors_are_documented_with_their_defaults(editor: type[Editor], config: type) -> None:
-    text = _page(f"editors/methods/{editor.registered_name}/README.md")
     options = {field.name: field.default for field in dataclasses.fields(config)}
     options |= {name: p.default for name, p in inspect.signature(editor).parameters.items()}
+    elsewhere = ("base_model", editor.registered_name, "training")
+    own = {name: default for name, default in options.items() if name not in elsewhere}
+    _require_rows(_page(f"editors/methods/{editor.registered_name}/README.md"), own)
+
+
+def test_the_options_that_editors_share_are_documented_with_their_defaults() -> None:
+    shared = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
+    _require_rows(_page("docs/configuration.md"), shared)
+
+
+def _require_rows(text: str, options: dict[str, Any]) -> None:
+    """Each option has a row in a table, which says its default."""
     for name, default in options.items():
-        if name not in ("base_model", editor.registered_name):
-            row = next((line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line), "")
-            assert row, f"{name} is missing"
-            assert _says(row, default), f"the default of {name} is {default}"
+        row = next((line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line), "")
+        assert row, f"{name} is missing"
+        assert _says(row, default), f"the default of {name} is {default}"
 
 
 def _says(row: str, default: Any) -> bool:
@@ -338,7 +296,7 @@ def test_every_fault_of_the_watchdog_is_documented() -> None:
     assert [fault for fault in _REMEDIES if f"| {fault} |" not in _page("docs/troubleshooting.md")] == []
 
 
-@pytest.mark.parametrize("name", EDITORS)
+@pytest.mark.parametrize("name", registered_methods())
 def test_every_editor_has_a_page(name: str) -> None:
     assert (ROOT / f"editors/methods/{name}/README.md").is_file()
 
@@ -346,7 +304,7 @@ def test_every_editor_has_a_page(name: str) -> None:
 def test_every_metric_is_documented(tiny_world: TinyWorld) -> None:
     editor = _tiny_mend(tiny_world)
     loader: Any = _data(tiny_world, editor.base_model).test_dataloader()
-    editor.evaluator.update(editor, next(iter(loader)), generate=True)
+    editor.evaluator.update(next(iter(loader)), generate=True)
     names = editor.evaluator.compute(editor.device)
     text = _page("docs/metrics.md")
     assert len(names) > 10

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -25,13 +27,18 @@ from transformers import (
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
 
-from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import Edit, SiteUpdate
+from editors.lm.frozen import FrozenLM
 from editors.lm.signal import EditSignal, Factors
 from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts
+from editors.texts.episodes import RequestBatch
+from editors.texts.requests import EditRequest
 
 VOCABULARY = 96
 HIDDEN = 32
@@ -190,3 +197,33 @@ def as_signal(factors: dict[str, Factors], episode: Tensor, num_episodes: int) -
     none = torch.zeros(0, dtype=torch.long)
     tokens = TokenBatch(ids, torch.ones_like(ids), none, none, none, episode)
     return EditSignal(factors, tokens, none, torch.zeros(num_episodes), num_episodes)
+
+
+def words_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are the numbers of the tiny models' token ids: "5 17" is `[5, 17]`."""
+    words = {str(number): number for number in range(VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token=str(PAD_ID)))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"pad_token": str(PAD_ID), "bos_token": str(BOS_ID), "eos_token": str(EOS_ID), "unk_token": str(PAD_ID)}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def tiny_lm(
+    model: PreTrainedModel, sites: Sequence[str] | None = None, num_blocks: int = 3, *, bucketing: bool = True
+) -> FrozenLM:
+    """`model` frozen for editing; its texts are numbers."""
+    return FrozenLM(model, words_tokenizer(), sites, num_blocks, bucketing=bucketing)
+
+
+def as_requests(tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None) -> RequestBatch:
+    """The edit requests that `tokens` are of, in words that are numbers."""
+    pairs = zip(tokens.prompt_ids(), tokens.answer_ids(), strict=True)
+    requests = tuple(EditRequest(*(" ".join(map(str, ids)) for ids in pair)) for pair in pairs)
+    return RequestBatch(requests, tokens, num_episodes, hidden)
+
+
+def captured(
+    lm: FrozenLM, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None, edit: Edit | None = None
+) -> EditSignal:
+    """What `lm` says of these tokens as edit requests."""
+    return lm.capture(as_requests(tokens, num_episodes, hidden), edit)

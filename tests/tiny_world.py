@@ -10,9 +10,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from train import EditorCLI, main
 HIDDEN, BLOCKS, VOCABULARY = 32, 4, 300
 COUNTS = {"train": 24, "val": 8, "test": 8}
 RUN_FOLDER_VARIABLE = "HYPEREDIT_RUN_FOLDER"
+ModelSection = Callable[[Path], dict[str, Any]]
 
 _SYLLABLES = ("bel", "dor", "fen", "gal", "hum", "jor", "kes", "lum", "mar", "nor")
 _TEMPLATES = (
@@ -144,10 +145,12 @@ class TinyWorld:
     Args:
         model: folder of the base model and its tokenizer.
         data: folder with `train.json`, `val.json` and `test.json`.
+        models: the `model` section for each editor, given the base model's folder.
     """
 
     model: Path
     data: Path
+    models: Mapping[str, ModelSection] = field(default_factory=lambda: MODELS)
 
     def config(self, root: Path, editor: str = "mend") -> dict[str, Any]:
         """A configuration for `editor` that trains 12 steps on the tiny world within a second or two.
@@ -172,7 +175,7 @@ class TinyWorld:
                 "logger": [_item("lightning.pytorch.loggers.CSVLogger", save_dir=str(root), name="", version="")],
                 "callbacks": [*_CHECKPOINTS, *(_item(f"callbacks.{name}") for name in _CALLBACKS)],
             },
-            "model": MODELS[editor](self.model),
+            "model": self.models[editor](self.model),
             "data": _item(
                 "datamodules.EditDataModule",
                 path=str(self.data),
@@ -207,45 +210,40 @@ _CHECKPOINTS = [
 ]
 
 
-def _mend(model: Path) -> dict[str, Any]:
-    return _item(
-        "editors.methods.mend.module.MEND",
-        base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
-        mend={"rank": 8, "edit_rate": 0.05},
-        learning_rate=1e-3,
-        edit_rate_learning_rate=1e-3,
-        lr_schedule="linear",
-        warmup_steps=2,
-    )
+_TRAINING = {"learning_rate": 1e-3, "lr_schedule": "linear", "warmup_steps": 2}
 
 
-def _ke(model: Path) -> dict[str, Any]:
-    return _item(
-        "editors.methods.ke.module.KE",
-        base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
-        ke={"hidden_width": 16, "condition_width": 24, "edit_rate": 0.02},
-        kl_margin={"start": 0.1, "end": 0.01},
-        norm_margin={"start": 0.01, "end": 0.001},
-        learning_rate=1e-3,
-        lr_schedule="linear",
-        warmup_steps=2,
-    )
+def model_section(class_path: str, init_args: Mapping[str, Any]) -> ModelSection:
+    """A `model` section that edits the last two blocks."""
+
+    def section(model: Path) -> dict[str, Any]:
+        return _item(class_path, base_model={"name": str(model), "dtype": "float32", "num_blocks": 2}, **init_args)
+
+    return section
 
 
 def _serac(model: Path) -> dict[str, Any]:
-    return _item(
-        "editors.methods.serac.module.SERAC",
-        base_model={"name": str(model), "dtype": "float32", "num_blocks": 2},
-        serac={"encoder": str(model.parent / "encoder"), "rank": 4},
-        learning_rate=1e-3,
-        scope_learning_rate=1e-3,
-        lr_schedule="linear",
-        warmup_steps=2,
-    )
+    arguments = {"serac": {"encoder": str(model.parent / "encoder"), "rank": 4}, "scope_learning_rate": 1e-3}
+    return model_section("editors.methods.serac.module.SERAC", {**arguments, "training": _TRAINING})(model)
 
 
 # The `model` section for each registered editor.
-MODELS = {"ke": _ke, "mend": _mend, "serac": _serac}
+MODELS: dict[str, ModelSection] = {
+    "ke": model_section(
+        "editors.methods.ke.module.KE",
+        {
+            "ke": {"hidden_width": 16, "condition_width": 24, "edit_rate": 0.02},
+            "kl_margin": {"start": 0.1, "end": 0.01},
+            "norm_margin": {"start": 0.01, "end": 0.001},
+            "training": _TRAINING,
+        },
+    ),
+    "mend": model_section(
+        "editors.methods.mend.module.MEND",
+        {"mend": {"rank": 8, "edit_rate": 0.05}, "edit_rate_learning_rate": 1e-3, "training": _TRAINING},
+    ),
+    "serac": _serac,
+}
 
 
 def write_splits(folder: Path, counts: dict[str, int] | None = None) -> Path:

@@ -9,9 +9,12 @@ _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z' .-]*")
 
 
 def to_ascii(name: str) -> str:
-    """`name` without accents and with straight apostrophes ("Bogotá" -> "Bogota").
+    """`name` without accents and with straight apostrophes.
 
     The sources differ in whether they write accents; one spelling lets their facts be joined.
+
+    >>> to_ascii("Bogotá")
+    'Bogota'
     """
     decomposed = unicodedata.normalize("NFKD", name.strip().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     return "".join(character for character in decomposed if not unicodedata.combining(character))

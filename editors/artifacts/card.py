@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from editors.edits.manifest import EditManifest
-from editors.methods.registry import EDITORS, registered_editor
+from editors.making.registry import registered_method, registered_methods
+from editors.scoring.names import GENERATED, TEACHER_FORCED
 
 _USAGE = """\
 ```python
-from editors import EditRequest, load_editor
-from editors.base_models.loading import load_base_model, load_tokenizer
+from editors import EditRequest, load_base_model, load_editor, load_tokenizer
 
 editor = load_editor("path/to/this/folder")
 model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
@@ -44,7 +44,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         f"- Base model: {_base_model(base, config['base_weights'])}, class `{config['architecture']}`\n"
         f"- Edited layers: {', '.join(f'`{s}`' for s in config['site_widths'])}",
         "## Results\n\n" + _results(results),
-        "## Use\n\n" + _USAGE.format(more=_MERGING if registered_editor(config["editor"]).low_rank else _REMEMBERING),
+        "## Use\n\n" + _USAGE.format(more=_MERGING if registered_method(config["editor"]).merges else _REMEMBERING),
         "## Licence\n\nThe editor: MIT, unless who publishes it says otherwise here and at the top of this file. The "
         f"base model `{base['name']}` and the data keep their own licences, which may limit what an editor trained "
         "with them may be used for.",
@@ -65,9 +65,9 @@ def _results(results: Mapping[str, Any]) -> str:
     facts = "\n".join(f"- {key}: `{value}`" for key, value in results.items() if key != "metrics")
     return (
         f"Measured on the validation split with exactly these weights, at training step {step}. "
-        "Each name says promise, protocol and measure. `teacher_forced` scores the argmax at each answer position "
-        "given the true answer so far; `generated` scores the greedy continuation of the prompt; `agreement` compares "
-        f"with the unedited model.\n\n| metric | value |\n|---|---:|\n{rows}\n\n{facts}"
+        f"Each name says promise, protocol and measure. `{TEACHER_FORCED}` scores the argmax at each answer position "
+        f"given the true answer so far; `{GENERATED}` scores the greedy continuation of the prompt; `agreement` "
+        f"compares with the unedited model.\n\n| metric | value |\n|---|---:|\n{rows}\n\n{facts}"
     )
 
 
@@ -99,7 +99,8 @@ def edit_card(manifest: EditManifest, library: str, usage: str) -> str:
 
 def _citation(editors: Iterable[str]) -> str:
     """What to cite, each paper once; an editor that is not registered here has none."""
-    entries = [EDITORS[name] for name in dict.fromkeys(editors) if name in EDITORS]
+    methods = registered_methods()
+    entries = [methods[name] for name in dict.fromkeys(editors) if name in methods]
     papers = [f"- {entry.paper}" for entry in entries if entry.paper]
     return "## Citation\n\n" + "\n".join([*papers, "- The software: hyperedit, as its `CITATION.cff` says"])
 

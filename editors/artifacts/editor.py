@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +21,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from editors.artifacts.card import model_card
-from editors.base_models.encoder_decoder import is_encoder_decoder
-from editors.base_models.loading import BaseModelConfig, loading_hint, longest_text, weights_hash
+from editors.base_models.loading import BaseModelConfig, loading_hint, weights_hash
 from editors.base_models.sites import is_linear, linear_widths
-from editors.common.errors import ArtifactError, BaseModelError, EditorError
+from editors.common.errors import ArtifactError, BaseModelError
 from editors.common.files import new_folder, save_json, save_tensors, save_text
-from editors.edits.low_rank import Edit
-from editors.methods.making import EditMaker, frozen_for_editing, request_tokens
-from editors.methods.protocol import ModelKeepingNetwork, TextEditNetwork
-from editors.methods.registry import registered_editor
-from editors.texts.encoders import text_encoder
+from editors.edits.protocol import Edit
+from editors.lm.borrowed import borrowed
+from editors.lm.frozen import FrozenLM
+from editors.making.protocol import EditMethod
+from editors.making.registry import registered_method
+from editors.making.repeated import make_until_flipped
 from editors.texts.requests import EditRequest
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ class ArtifactConfig:
 
 
 def save_artifact(
-    folder: str | Path, config: ArtifactConfig, network: nn.Module, state: dict[str, Tensor] | None = None
+    folder: str | Path, config: ArtifactConfig, network: EditMethod, state: dict[str, Tensor] | None = None
 ) -> Path:
     """Write a trained editor; the folder appears only when it is complete.
 
     Args:
         folder: where to; must not exist, or be empty.
         config: what the editor is and needs.
-        network: its network.
+        network: the method.
         state: the network's tensors, where they are not in it as a whole.
 
     Raises:
@@ -85,12 +86,12 @@ def save_artifact(
 
 
 def _write_artifact(
-    folder: Path, config: ArtifactConfig, network: nn.Module, state: dict[str, Tensor] | None = None
+    folder: Path, config: ArtifactConfig, network: EditMethod, state: dict[str, Tensor] | None = None
 ) -> None:
     """Write the files of an artifact; arguments are those of `save_artifact`."""
     state = network.state_dict() if state is None else state
     save_tensors(state, folder / "model.safetensors", {"format": "pt"})
-    if isinstance(network, ModelKeepingNetwork):
+    if network.keeps_models:
         network.keep_models(folder / _MODELS)
     save_json(asdict(config), folder / "config.json")
     save_text(model_card(asdict(config)), folder / "README.md")
@@ -105,11 +106,11 @@ def load_editor(folder: str | Path) -> LoadedEditor:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    network_class, config_class = registered_editor(config.editor).load_network()
-    models = [_models(folder)] if issubclass(network_class, ModelKeepingNetwork) else []
+    network_class, config_class = registered_method(config.editor).load_network()
+    kept = _models(folder) if network_class.keeps_models else None
     try:
         widths = {site: (d_in, d_out) for site, (d_in, d_out) in config.site_widths.items()}
-        network = network_class(widths, config_class(**config.editor_config), *models)
+        network = network_class.build(widths, config_class(**config.editor_config), kept)
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
@@ -159,10 +160,10 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
 
     Args:
         config: what the editor is and needs.
-        network: its hypernetwork.
+        network: the method, with what it has learned.
     """
 
-    def __init__(self, config: ArtifactConfig, network: nn.Module) -> None:
+    def __init__(self, config: ArtifactConfig, network: EditMethod) -> None:
         self.config = config
         self.network = network.eval().requires_grad_(requires_grad=False)
         self._checked: WeakSet[nn.Module] = WeakSet()
@@ -236,24 +237,35 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         episodes: Sequence[Sequence[EditRequest]],
         attempts: int,
     ) -> Edit:
+        self.check_base_model(model)
+        with self.borrowed(model, tokenizer) as lm:
+            return self.make(lm, episodes, attempts)
+
+    def make(self, lm: FrozenLM, episodes: Sequence[Sequence[EditRequest]], attempts: int = 1) -> Edit:
+        """An edit for each episode, which says what it is and where it is from.
+
+        Args:
+            lm: the base model, as `borrowed` gives it; it is not checked.
+            episodes: the requests of each.
+            attempts: as in `edit`.
+
+        Raises:
+            ArtifactError: there is no request.
+            EditorError: one is too long for the model, or does not say what the method needs, or `attempts` is below 1.
+        """
         if not any(episodes):
             raise ArtifactError("there is no edit request")
-        if attempts < 1:
-            raise EditorError(f"attempts must be at least 1, got {attempts}")
-        self.check_base_model(model)
-        seq2seq, end_answers = is_encoder_decoder(model), self.base_model.end_answers
-        encoder = text_encoder(tokenizer, encoder_decoder=seq2seq, end_answers=end_answers)
-        edit: Edit
-        if isinstance(self.network, TextEditNetwork):
-            owner = request_tokens(encoder, episodes, longest_text(model)).episode.tolist()
-            self.network.tokenizer = tokenizer
-            edit = self.network.remember([r for requests in episodes for r in requests], owner, len(episodes))
-        else:
-            with frozen_for_editing(model, list(self.config.site_widths)) as frozen:
-                edit = EditMaker(self.network, frozen, encoder).make(episodes, attempts)
+        method = registered_method(self.config.editor)
+        method.require_answerable(request for requests in episodes for request in requests)
+        attempts = attempts if method.repeats else min(attempts, 1)
+        edit = make_until_flipped(self.network, lm, lm.read(episodes), attempts)
         facts = [self._facts(requests) for requests in episodes]
         edit.metadata = facts[0] if len(facts) == 1 else {"episodes": facts}
         return edit
+
+    def borrowed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[FrozenLM]:
+        """A context with the base model as this editor edits it; afterwards the model is as the caller left it."""
+        return borrowed(model, tokenizer, list(self.config.site_widths), end_answers=self.base_model.end_answers)
 
     def _facts(self, requests: Sequence[EditRequest]) -> dict[str, Any]:
         """What an edit says about itself."""

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from editors.artifacts.card import edit_card
+from editors.base_models.sites import stores_input_rows
 from editors.common.files import new_folder, save_json, save_tensors, save_text
-from editors.edits.low_rank import LowRankEdit, SiteUpdate, layer_of
+from editors.edits.low_rank import LowRankEdit, layer_of
 from editors.edits.manifest import EditManifest
+from editors.edits.protocol import SiteUpdate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,7 +59,7 @@ def save_lora(
         tensors[f"base_model.model.{site}.lora_A.weight"] = u
         tensors[f"base_model.model.{site}.lora_B.weight"] = v.mT
     manifest.export = {"kind": "lora", "ranks": ranks, **(facts or {})}
-    transposed = any(isinstance(layer, Conv1D) for layer in layers.values())
+    transposed = any(map(stores_input_rows, layers.values()))
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
     with new_folder(folder) as temporary:
         save_tensors(tensors, temporary / "adapter_model.safetensors", {"format": "pt"})

@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from editors.artifacts.card import edit_card
 from editors.artifacts.checkpoint_folder import CheckpointFolder
@@ -28,10 +27,11 @@ from editors.base_models.loading import (
     local_folder,
     weights_hash,
 )
+from editors.base_models.sites import as_stored
 from editors.common.errors import ArtifactError, BaseModelError
 from editors.common.files import new_folder, save_tensors, save_text
 from editors.common.hashing import tensor_hash
-from editors.edits.low_rank import LowRankEdit, SiteUpdate, layer_of
+from editors.edits.low_rank import LowRankEdit, layer_of
 from editors.edits.manifest import EditManifest
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ def _write_edit(folder: Path, edit: LowRankEdit, skeleton: PreTrainedModel, mani
     for site, update in edit.updates.items():
         key = checkpoint.key(f"{site}.weight", skeleton.base_model_prefix)
         original[key] = checkpoint.tensor(key)
-        transposed = isinstance(layer_of(skeleton, site, update), Conv1D)
-        edited, rounding[site] = _edited(original[key], update, transposed)
+        delta = as_stored(layer_of(skeleton, site, update), update.weight_delta().cpu().float())
+        edited, rounding[site] = _edited(original[key], delta)
         checkpoint.write(key, edited)
         hashes[key] = tensor_hash(edited).hex()
     (folder / _EXTRA).mkdir()
@@ -143,16 +143,8 @@ def _write_edit(folder: Path, edit: LowRankEdit, skeleton: PreTrainedModel, mani
     manifest.save(folder)
 
 
-def _edited(weight: Tensor, update: SiteUpdate, transposed: bool) -> tuple[Tensor, float]:
-    """The edited weight in the type it is stored in, and the share of the update that is lost by rounding to it.
-
-    Args:
-        weight: `[d_out, d_in]`, or `[d_in, d_out]` if `transposed` (GPT-2).
-        update: what to add.
-        transposed: how the layer stores its weight.
-    """
-    delta = update.weight_delta().cpu().float()
-    delta = delta if transposed else delta.mT
+def _edited(weight: Tensor, delta: Tensor) -> tuple[Tensor, float]:
+    """`weight + delta` in the type the weight is stored in, and the share of `delta` that is lost by rounding to it."""
     edited = (weight.float() + delta).to(weight.dtype)
     size = float(delta.norm())
     return edited, float((edited.float() - weight.float() - delta).norm()) / size if size else 0.0

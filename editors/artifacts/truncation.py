@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 
 from editors.common.errors import EditorError
-from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import SiteUpdate
 from editors.lm.frozen import FrozenLM
 from editors.texts.batches import TokenBatch
 
@@ -65,7 +66,7 @@ def _norm(update: SiteUpdate) -> float:
 
 
 @torch.no_grad()
-def logit_error(frozen: FrozenLM, tokens: TokenBatch, edit: LowRankEdit, truncated: LowRankEdit) -> float:
+def logit_error(lm: FrozenLM, tokens: TokenBatch, edit: LowRankEdit, truncated: LowRankEdit) -> float:
     """The largest absolute difference of any logit between the two edits where `tokens` predict their answers."""
     tokens = replace(tokens, episode=torch.zeros_like(tokens.episode))
-    return float((frozen.logits(tokens, edit).float() - frozen.logits(tokens, truncated).float()).abs().max())
+    return float((lm.logits(tokens, edit).float() - lm.logits(tokens, truncated).float()).abs().max())

@@ -6,14 +6,14 @@ Shape legend: B texts, T prompt tokens, A answer tokens (padded).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from editors.common.errors import BaseModelError
-from editors.texts.batches import IGNORED, TokenBatch
+from editors.texts.batches import IGNORED, PaddingSide, TokenBatch
 
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
@@ -22,7 +22,9 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
 
 
 class EncoderDecoderInputs:
-    """How an encoder-decoder model is called.
+    """How an encoder-decoder model is called; methods and attributes are those of `DecoderOnlyInputs`.
+
+    Prompts are padded on the right, because an encoder may count positions from the left edge (BART's does).
 
     Args:
         model: an encoder-decoder model.
@@ -30,6 +32,9 @@ class EncoderDecoderInputs:
     Raises:
         BaseModelError: it cannot make its decoder's inputs from labels.
     """
+
+    has_encoder: ClassVar[bool] = True
+    prompt_side: ClassVar[PaddingSide] = "right"
 
     def __init__(self, model: PreTrainedModel) -> None:
         if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
@@ -55,6 +60,19 @@ class EncoderDecoderInputs:
     def read(self, ids: Tensor, mask: Tensor, _: DynamicCache | None = None) -> None:
         """Run the encoder, which has no keys and values to keep."""
         self._encoder(input_ids=ids, attention_mask=mask)
+
+    def can_continue_from_kv_cache(self) -> bool:
+        """No: what is cached belongs to the decoder."""
+        return False
+
+    def start(self, ids: Tensor, answer_prefix: Sequence[int], _: DynamicCache | None) -> tuple[Tensor, dict[str, Any]]:
+        """The decoder begins with its start token, and with special tokens that come before any answer."""
+        start = decoder_start(self._model, len(ids), answer_prefix)
+        return start, {"decoder_input_ids": start}
+
+    def longest_prompt(self, limit: int, _: int) -> int:
+        """The decoder has room of its own."""
+        return limit
 
 
 def decoder_ids(model: Any, labels: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from editors.base_models.sites import stores_input_rows
 from editors.common.errors import BaseModelError, EditorError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def quantised_weights(model: PreTrainedModel) -> list[nn.Parameter]:
     weights = [
         module.get_parameter("weight")
         for name, module in model.named_modules()
-        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
+        if (type(module) is nn.Linear or stores_input_rows(module)) and should_convert_module(name, kept)
     ]
     if not weights:
         raise BaseModelError(

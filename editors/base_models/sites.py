@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -18,10 +18,21 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def linear_widths(module: nn.Module) -> tuple[int, int]:
-    """`(d_in, d_out)` of a linear layer, also when its weight is sharded away or packed.
+def stores_input_rows(module: nn.Module) -> bool:
+    """Whether a linear layer stores its weight as `[d_in, d_out]` (GPT-2's `Conv1D`), and not as `[d_out, d_in]`."""
+    return isinstance(module, Conv1D)
 
-    `nn.Linear` stores its weight as `[d_out, d_in]`, `Conv1D` as `[d_in, d_out]`; both know their widths as numbers.
+
+def as_stored(module: nn.Module, matrix: Tensor) -> Tensor:
+    """`matrix` `[d_in, d_out]` in the orientation of the layer's weight; and from there back again."""
+    return matrix if stores_input_rows(module) else matrix.mT
+
+
+def linear_widths(module: nn.Module) -> tuple[int, int]:
+    """`(d_in, d_out)` of a linear layer, which knows them as numbers also when its weight is sharded away or packed.
+
+    >>> linear_widths(nn.Linear(3, 5)), linear_widths(Conv1D(5, 3))
+    ((3, 5), (3, 5))
     """
     if isinstance(module, Conv1D):
         return int(module.nx), int(module.nf)
@@ -30,7 +41,11 @@ def linear_widths(module: nn.Module) -> tuple[int, int]:
 
 
 def flat_name(site: str) -> str:
-    """A site's name without dots, which names of modules and parameters may not hold."""
+    """A site's name without dots, which names of modules and parameters may not hold.
+
+    >>> flat_name("model.layers.3.mlp.up_proj")
+    'model#layers#3#mlp#up_proj'
+    """
     return site.replace(".", "#")
 
 
@@ -137,3 +152,10 @@ def _no_match(pattern: str, candidates: Sequence[str], stacks: Sequence[str]) ->
 def block_index(site: str, blocks_name: str) -> int:
     """The index of the block that holds `site`."""
     return int(site.removeprefix(f"{blocks_name}.").split(".")[0])
+
+
+def site_widths(
+    model: PreTrainedModel, sites: Sequence[str] | None = None, num_blocks: int = 3
+) -> dict[str, tuple[int, int]]:
+    """`(d_in, d_out)` of each edit site, in order; arguments and errors are those of `resolve_sites`."""
+    return {site: linear_widths(model.get_submodule(site)) for site in resolve_sites(model, sites, num_blocks)}

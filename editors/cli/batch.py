@@ -29,11 +29,12 @@ from editors.cli.options import (
 from editors.common.exit_codes import ExitCode
 from editors.common.files import replacing, save_json
 from editors.common.hashing import file_hash
+from editors.scoring.names import before_edit, is_after_edit
 from editors.serving.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
 from editors.texts.request_files import BadRow, read_request_rows
 
 _REPORT, _TABLE, _EDITS = "report.json", "rows.csv", "edits"
-_SCORES = (RELIABILITY, f"before/{RELIABILITY}", GENERALITY, f"before/{GENERALITY}", LOCALITY)
+_SCORES = (RELIABILITY, before_edit(RELIABILITY), GENERALITY, before_edit(GENERALITY), LOCALITY)
 
 
 def add(commands: Any) -> None:
@@ -179,10 +180,9 @@ class _Summary:
         """Print the means and the first bad rows."""
         table = Table("metric", "before, %", "after, %", title=Text(f"{self._done} edit(s), each made alone"))
         means = self._means()
-        for name, value in means.items():
-            if not name.startswith("before/"):
-                before = means.get(f"before/{name}")
-                table.add_row(name, "" if before is None else f"{100 * before:.1f}", f"{100 * value:.1f}")
+        for name in filter(is_after_edit, means):
+            before = means.get(before_edit(name))
+            table.add_row(name, "" if before is None else f"{100 * before:.1f}", f"{100 * means[name]:.1f}")
         if means:
             console.print(table)
         if self._done:

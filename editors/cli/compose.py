@@ -8,7 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from editors.artifacts.edit_files import load_edit
 from editors.common.errors import EditorError
+from editors.edits.composing import low_rank
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import EditManifest
 from editors.texts.conflicts import find_conflicts
@@ -31,7 +33,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     Raises:
         EditorError: they contradict each other, or are for different base models.
     """
-    edits = [LowRankEdit.load(path) for path in options.edits]
+    edits = [low_rank(load_edit(path)) for path in options.edits]
     for edit in edits:
         edit.require_single("compose")
     composed = LowRankEdit.compose(edits)

@@ -10,25 +10,24 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from editors.artifacts.edit_files import load_edit
 from editors.artifacts.lora import save_lora
 from editors.artifacts.merged import save_merged
 from editors.artifacts.truncation import logit_error, truncate, truncation_error
-from editors.base_models.encoder_decoder import is_encoder_decoder
 from editors.base_models.loading import (
     BaseModelConfig,
     load_base_model,
     load_skeleton,
     load_tokenizer,
-    longest_text,
     weights_hash,
 )
 from editors.cli.options import add_base_model_options, add_output_option, chosen_base_model, whole_number
 from editors.common.errors import UsageError
 from editors.common.files import require_new_folder
+from editors.edits.composing import low_rank
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import EditManifest
 from editors.lm.frozen import FrozenLM
-from editors.texts.encoders import text_encoder
 
 
 def add(commands: Any) -> None:
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         UsageError: the options do not fit together.
     """
     require_new_folder(options.output)
-    edit = LowRankEdit.load(options.edit)
+    edit = low_rank(load_edit(options.edit))
     edit.require_single("convert")
     manifest = EditManifest.of(edit)
     base = chosen_base_model(options, manifest.base)
@@ -78,12 +77,11 @@ def _save_truncated(options: argparse.Namespace, edit: LowRankEdit, base: BaseMo
     manifest = EditManifest.of(edit)
     model = load_base_model(base)
     manifest.require_weights(weights_hash(model, torch.bfloat16), base)
-    pairs = [(request.prompt, request.target) for request in manifest.requests()]
-    encoder = text_encoder(load_tokenizer(base), encoder_decoder=is_encoder_decoder(model))
-    tokens = encoder.batch(pairs, [0] * len(pairs), longest_text(model))
+    lm = FrozenLM(model, load_tokenizer(base), list(edit.updates), end_answers=base.end_answers)
+    tokens = lm.read([manifest.requests()]).tokens
     facts: dict[str, Any] = {
         "truncation_error": truncation_error(edit, truncated),
-        "logit_error": logit_error(FrozenLM(model, list(edit.updates)), tokens, edit, truncated),
+        "logit_error": logit_error(lm, tokens, edit, truncated),
     }
     save_lora(options.output, truncated, model, facts)
     worst = max(facts["truncation_error"].values())

@@ -15,7 +15,7 @@ from editors.base_models.loading import BaseModelConfig, load_base_model, load_t
 from editors.cli.options import add_base_model_options, add_output_option, chosen_base_model
 from editors.common.errors import UsageError
 from editors.common.files import require_new_folder
-from editors.edits.low_rank import low_rank
+from editors.edits.composing import low_rank
 from editors.texts.requests import EditRequest
 
 

@@ -14,10 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from editors.artifacts.easyedit.archive import read_archive
+from editors.artifacts.edit_files import saved_format
 from editors.artifacts.editor import load_editor
 from editors.common.errors import ArtifactError
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import FILE, EditManifest
+from editors.methods.serac.memory import FORMAT as MEMORY_FORMAT
 from editors.methods.serac.memory import EditMemory
 
 _APPLYING = "torch, transformers, safetensors"
@@ -68,7 +70,7 @@ def inspected(path: Path) -> dict[str, Any]:
     is_archive = zipfile.is_zipfile(path) or path.suffix == ".pt"
     if is_archive:
         return _archive_facts(path)
-    return _memory_facts(path) if EditMemory.is_one(path) else _edit_facts(path)
+    return _memory_facts(path) if saved_format(path) == MEMORY_FORMAT else _edit_facts(path)
 
 
 def _editor_facts(path: Path) -> dict[str, Any]:

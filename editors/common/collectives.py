@@ -18,8 +18,8 @@ def is_sharded(parameter: Tensor) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def has_shards(module: nn.Module) -> bool:
-    """Whether a parameter of `module` is divided among processes, so that all of them must run it in step."""
+def has_sharded_parameters(module: nn.Module) -> bool:
+    """Whether a parameter of `module` is sharded, so that all of them must run it in step."""
     return any(map(is_sharded, module.parameters()))
 
 

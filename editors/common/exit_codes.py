@@ -21,5 +21,9 @@ class ExitCode(IntEnum):
 
     @classmethod
     def of(cls, error: EditorError | OSError) -> ExitCode:
-        """The code that tells of an error."""
+        """The code that tells of an error.
+
+        >>> ExitCode.of(UsageError("--rank must be at least 1, got 0"))
+        <ExitCode.USAGE: 2>
+        """
         return cls.USAGE if isinstance(error, UsageError) else cls.ERROR

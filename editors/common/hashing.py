@@ -16,7 +16,11 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 
 
 def tensor_hash(tensor: Tensor) -> bytes:
-    """SHA-256 over the values of one tensor."""
+    """SHA-256 over the values of one tensor.
+
+    >>> tensor_hash(torch.eye(2)) == tensor_hash(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    True
+    """
     return hashlib.sha256(raw_bytes(tensor)).digest()
 
 

@@ -1,4 +1,4 @@
-"""Parameters that DeepSpeed's ZeRO-3 has divided among processes: their real shapes, and how to read and write them.
+"""Parameters that DeepSpeed's ZeRO-3 has sharded: their real shapes, and how to read and write them.
 
 Everything here works on ordinary parameters as well, where it costs nothing.
 """

@@ -10,94 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from editors.base_models.quantization import editable_weight
-from editors.base_models.sites import is_linear, linear_widths
+from editors.base_models.sites import as_stored, is_linear, linear_widths
 from editors.common.autocast import without_autocast
 from editors.common.errors import ArtifactError, EditorError
 from editors.common.files import read_tensors, save_tensors
 from editors.common.hashing import tensor_hash
+from editors.edits.protocol import SiteUpdate, facts_of_episodes
+from editors.texts.batches import TokenBatch
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from editors.texts.batches import TokenBatch
-
-_FORMAT = "hyperedit-low-rank-edit-1"
-
-
-class Edit(Protocol):
-    """What every kind of edit can do; it holds one for each of E independent episodes."""
-
-    metadata: dict[str, Any]
-
-    @property
-    def keeps_prefix(self) -> bool:
-        """Whether the blocks below the lowest edit site compute the same with the edit as without."""
-
-    def may_change(self, texts: TokenBatch) -> Tensor:
-        """`[B]` booleans: could the model answer the text otherwise with the edit than without it?"""
-
-    @property
-    def num_episodes(self) -> int:
-        """E."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the edit's tensors are."""
-
-    def finite_episodes(self) -> Tensor:
-        """`[E]` booleans: the episode's edit holds no infinity and no NaN."""
-
-    def to(self, device: torch.device | str) -> Edit:
-        """A copy on another device."""
-
-    def detach(self) -> Edit:
-        """The same edit without its autograd history."""
-
-    def select(self, episode: int) -> Edit:
-        """The edit of one episode, as an edit with E = 1."""
-
-    def applied(
-        self, model: nn.Module, episode: Tensor | None = None, texts: TokenBatch | None = None
-    ) -> AbstractContextManager[None]:
-        """Inside this context `model` computes with the edit; afterwards it is exactly as before.
-
-        Args:
-            model: the base model.
-            episode: `[B]` which episode's edit each text of the batch gets; may be left out when E = 1.
-            texts: the batch that will be run, where it is known and the language-model head will see only its answer
-                positions. An edit may run every text several times, side by side; the head then sees `[copies, N, .]`.
-        """
-
-    def save(self, path: str | Path) -> None:
-        """Write the edit to a file."""
-
-    @staticmethod
-    def compose(edits: Any) -> Edit:
-        """One edit that does what all `edits`, of this kind, do together."""
-
-
-@dataclass
-class SiteUpdate:
-    """The update of one linear layer in factors: its output becomes `y + (x u^T) v`.
-
-    Args:
-        u: `[E, R, d_in]`.
-        v: `[E, R, d_out]`; sign and edit rate are folded in.
-    """
-
-    u: Tensor
-    v: Tensor
-
-    def weight_delta(self, episode: int = 0) -> Tensor:
-        """`[d_in, d_out]`: what is added to a weight that maps rows from the left (`x W`)."""
-        return self.u[episode].mT @ self.v[episode]
+FORMAT = "hyperedit-low-rank-edit-1"
 
 
 @dataclass
@@ -110,15 +37,27 @@ class LowRankEdit:
         updates: for each site (module name in the base model) its update.
         metadata: plain JSON facts that travel with a saved edit (base model, requests, ...); of several episodes a
             list of such facts in `episodes`.
+        loss_before: `[E]` the edit loss before the edit, in nats per token, where making the edit has computed it.
     """
 
     updates: dict[str, SiteUpdate]
     metadata: dict[str, Any] = field(default_factory=dict)
+    loss_before: Tensor | None = None
 
     @property
     def keeps_prefix(self) -> bool:
         """True: only sites compute differently."""
         return True
+
+    @property
+    def shares_passes(self) -> bool:
+        """True: each row of a batch gets the update of its own episode."""
+        return True
+
+    @property
+    def weight_updates(self) -> Mapping[str, SiteUpdate]:
+        """The updates."""
+        return self.updates
 
     def may_change(self, texts: TokenBatch) -> Tensor:
         """True for every text: weights differ."""
@@ -151,10 +90,11 @@ class LowRankEdit:
         """The same numbers without their autograd history."""
         return self._map(torch.Tensor.detach)
 
-    def select(self, episode: int) -> LowRankEdit:
-        """The edit of one episode, as an edit with E = 1 and the metadata of that episode."""
-        selected = self._map(lambda tensor: tensor[episode : episode + 1])
-        selected.metadata = facts_of_episode(self.metadata, episode)
+    def select(self, episodes: int | Sequence[int]) -> LowRankEdit:
+        """The edit of one episode, with its metadata, or those of several."""
+        numbers = [episodes] if isinstance(episodes, int) else list(episodes)
+        selected = self._map(lambda tensor: tensor[numbers])
+        selected.metadata = facts_of_episodes(self.metadata, numbers)
         return selected
 
     def require_single(self, purpose: str) -> None:
@@ -199,12 +139,13 @@ class LowRankEdit:
 
         Args:
             model: the base model.
-            episode: `[B]` which episode's update each text of the batch gets; may be left out when E = 1.
+            episode: `[B]` which episode's update each text of the batch gets; an edit with E = 1 is every text's.
             texts: the batch that will be run; not needed.
 
         Raises:
             EditorError: `episode` is missing though E > 1, or the model has no such layer.
         """
+        episode = None if self.num_episodes == 1 else episode
         if episode is None and self.num_episodes > 1:
             raise EditorError(
                 f"this edit holds {self.num_episodes} episodes; say which one each text gets, or select()"
@@ -234,7 +175,7 @@ class LowRankEdit:
             layer, weight = layers[site], weights[site]
             delta = update.weight_delta().to(weight.device, torch.float32)
             merged.original[site] = weight.detach().clone()
-            new = weight.float() + (delta if isinstance(layer, Conv1D) else delta.mT)
+            new = weight.float() + as_stored(layer, delta)
             weight.copy_(new.to(weight.dtype))
             merged.result_hash[site] = tensor_hash(weight)
         return merged
@@ -242,7 +183,7 @@ class LowRankEdit:
     def save(self, path: str | Path) -> None:
         """Write the edit (E = 1 or more) to one safetensors file; an existing file is replaced when all is written."""
         tensors = {f"{site}.{name}": getattr(up, name) for site, up in self.updates.items() for name in ("u", "v")}
-        save_tensors(tensors, path, {"format": _FORMAT, "edit": json.dumps(self.metadata)})
+        save_tensors(tensors, path, {"format": FORMAT, "edit": json.dumps(self.metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> LowRankEdit:
@@ -252,9 +193,9 @@ class LowRankEdit:
             ArtifactError: the file is missing, damaged, or not an edit.
         """
         tensors, metadata = read_tensors(path, "an edit")
-        if metadata.get("format") != _FORMAT:
+        if metadata.get("format") != FORMAT:
             raise ArtifactError(
-                f"{path} is not an edit in factors (format {metadata.get('format')!r}, wanted {_FORMAT!r}); "
+                f"{path} is not an edit in factors (format {metadata.get('format')!r}, wanted {FORMAT!r}); "
                 "`python -m editors inspect` says what it is"
             )
         try:
@@ -264,40 +205,6 @@ class LowRankEdit:
             return cls(_updates_from(tensors), facts)
         except (KeyError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error
-
-
-def compose(edits: Sequence[Edit]) -> Edit:
-    """One edit that does what all `edits`, of one kind, do together.
-
-    Raises:
-        EditorError: there is none, they are of different kinds, or they do not fit together.
-    """
-    kinds = {type(edit): None for edit in edits}
-    if len(kinds) != 1:
-        names = ", ".join(kind.__name__ for kind in kinds) or "none"
-        raise EditorError(f"compose needs edits of one kind, got {names}; enter the blocks of different kinds together")
-    return next(iter(kinds)).compose(edits)
-
-
-def low_rank(edit: Edit) -> LowRankEdit:
-    """`edit` as a weight update in factors, which alone can be merged and written as an adapter.
-
-    Raises:
-        EditorError: it is of another kind.
-    """
-    if not isinstance(edit, LowRankEdit):
-        raise EditorError(
-            f"a {type(edit).__name__} is no weight update: it can be applied, saved and composed, but not "
-            "merged or written as an adapter"
-        )
-    return edit
-
-
-def facts_of_episode(metadata: dict[str, Any], episode: int) -> dict[str, Any]:
-    """The facts of one episode in an edit's metadata, also of composed edits."""
-    if "parts" in metadata:
-        return {"parts": [facts_of_episode(part, episode) for part in metadata["parts"]]}
-    return dict(metadata["episodes"][episode] if "episodes" in metadata else metadata)
 
 
 def _updates_from(tensors: Mapping[str, Tensor]) -> dict[str, SiteUpdate]:

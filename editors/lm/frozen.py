@@ -6,58 +6,83 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary, E episodes, d hi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from editors.base_models.encoder_decoder import is_encoder_decoder
 from editors.base_models.inputs import model_inputs
+from editors.base_models.loading import BaseModelConfig, longest_text
 from editors.base_models.sites import block_index, find_stacks, linear_widths, resolve_sites
 from editors.common.autocast import autocast_dtype
-from editors.common.collectives import has_shards
+from editors.common.collectives import has_sharded_parameters
 from editors.common.errors import EditorError
-from editors.edits.low_rank import Edit, LowRankEdit
+from editors.common.phases import CAPTURE, EDITED, PREFIX, phase
+from editors.edits.protocol import Edit
 from editors.lm.answer_logits import AnswerLogits
-from editors.lm.batching.length_groups import length_groups
+from editors.lm.batching.bucketing import length_buckets
+from editors.lm.block_outputs import BlockOutputs, states_of
 from editors.lm.cache.answers import CachedAnswers
 from editors.lm.cache.factors import CachedFactors
 from editors.lm.cache.store import PrefixCache, TensorStore, model_facts
-from editors.lm.generation import Begun, generate
-from editors.lm.kv_cache import KeyValues, goes_on_behind_keys, is_complete, text_in_cache
-from editors.lm.losses import answer_nll, episode_means
-from editors.lm.output_gradients import output_gradients
+from editors.lm.capture import captured_signal
+from editors.lm.generation import Continuation, generate
+from editors.lm.kv_cache import KVCache, text_in_cache
 from editors.lm.prefix import FrozenPrefix
-from editors.lm.signal import EditSignal, Factors
+from editors.lm.signal import EditSignal
 from editors.texts.batches import TokenBatch
+from editors.texts.encoders import text_encoder
+from editors.texts.episodes import RequestBatch
+from editors.texts.requests import EditRequest
 
 
 class FrozenLM(nn.Module):
     """A base model for editing: frozen, in eval mode, its edit sites known.
 
+    It owns all that reading a base model takes: model, tokenizer, the encoder of its texts, and how it is called.
+
     Args:
         model: a decoder-only or encoder-decoder Hugging Face model.
+        tokenizer: its tokenizer.
         sites: names or shell patterns of the linear layers to edit; `None` for the default (see `resolve_sites`).
         num_blocks: how many last blocks the default sites cover.
+        end_answers: put an end-of-text token behind every answer (see `BaseModelConfig.end_answers`).
+        bucketing: run the texts of several batches in buckets of similar length, above the prefix too; otherwise all
+            share one pass there, as they always do where the model is sharded: how often it runs must not depend on
+            what texts a process has.
 
     Raises:
         SiteError: a name matches no linear layer.
         BaseModelError: the model's blocks cannot be found.
+        EditorError: answers are to be ended, and the tokenizer has no end-of-text token.
     """
 
-    def __init__(self, model: PreTrainedModel, sites: Sequence[str] | None = None, num_blocks: int = 3) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sites: Sequence[str] | None = None,
+        num_blocks: int = 3,
+        *,
+        end_answers: bool = False,
+        bucketing: bool = True,
+    ) -> None:
         super().__init__()
+        self._bucketing = bucketing
         self.model = model.requires_grad_(requires_grad=False).eval()
+        self.tokenizer = tokenizer
         self.sites = resolve_sites(model, sites, num_blocks)
         self._inputs = model_inputs(model)
+        self.texts = text_encoder(tokenizer, encoder_decoder=self._inputs.has_encoder, end_answers=end_answers)
         name, blocks = next(iter(find_stacks(model).items()))
         depths = [block_index(site, name) for site in self.sites if site.startswith(f"{name}.")]
         self._blocks = list(blocks)
         depth = min(depths, default=len(blocks))
-        self._prefix = FrozenPrefix(list(blocks), depth, self._inputs.read, goes_on=goes_on_behind_keys(model))
+        self._outputs = BlockOutputs.of(model)
+        self._prefix = FrozenPrefix(list(blocks), depth, self._inputs.read, self._outputs)
         self._answers: CachedAnswers | None = None
         self._factors: CachedFactors | None = None
 
@@ -65,15 +90,50 @@ class FrozenLM(nn.Module):
         """Stay in eval mode whatever the Trainer asks for: dropout in the base model would blur every factor."""
         return super().train(mode=False)
 
+    @classmethod
+    def of(
+        cls,
+        config: BaseModelConfig,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        bucketing: bool = True,
+    ) -> FrozenLM:
+        """A loaded base model as its configuration says: which sites, and how texts are encoded."""
+        return cls(
+            model, tokenizer, config.sites, config.num_blocks, end_answers=config.end_answers, bucketing=bucketing
+        )
+
+    def read(self, episodes: Sequence[Sequence[EditRequest]]) -> RequestBatch:
+        """Edit requests with their tokens, where the model is.
+
+        Args:
+            episodes: the requests of each.
+
+        Raises:
+            EditorError: a request is too long for the model, or yields no token.
+        """
+        return self.texts.requests(episodes, longest_text(self.model)).to(self.model.device)
+
     @property
     def prefix_depth(self) -> int:
         """How many blocks lie below the edit, in the stack that reads the prompt."""
         return self._prefix.depth
 
     @property
-    def is_shared(self) -> bool:
-        """Whether the weights are divided among processes, which then have to run equally many passes."""
-        return has_shards(self.model)
+    def is_sharded(self) -> bool:
+        """Whether the weights are sharded: all processes then have to run equally many passes."""
+        return has_sharded_parameters(self.model)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether it is an encoder-decoder model."""
+        return self._inputs.has_encoder
+
+    @property
+    def can_continue_from_kv_cache(self) -> bool:
+        """Whether `prefix` and `logits` fill KV caches, from which `generate` can go on."""
+        return self._outputs.fill_kv_cache()
 
     def site_widths(self) -> dict[str, tuple[int, int]]:
         """`(d_in, d_out)` of each site."""
@@ -81,25 +141,27 @@ class FrozenLM(nn.Module):
 
     # --- the frozen prefix -------------------------------------------------------------------------------------------
 
-    def prefix(self, batches: Sequence[TokenBatch], kept: Sequence[KeyValues] | None = None) -> list[Tensor | None]:
+    @phase(PREFIX)
+    def prefix(self, batches: Sequence[TokenBatch], kv_caches: Sequence[KVCache] | None = None) -> list[Tensor | None]:
         """Hidden states `[B, T, d]` at the entrance of the lowest edited block, for each batch.
 
-        They are the same before and after any edit. Texts of all batches are run together, grouped by length, so that
-        little padding is computed, and leading tokens that many have in common are read once. Padding positions hold
-        zeros. `None` where there is no block below the edit.
+        They are the same before and after any edit. Texts of all batches are run together, in buckets of similar
+        length, so that little padding is computed, and leading tokens that many have in common are read once. Padding
+        positions hold zeros. `None` where there is no block below the edit.
 
         Of an encoder-decoder model they are those of the encoder: what the decoder computes depends on the edited
         encoder, and answers are short.
 
         Args:
             batches: the texts.
-            kept: for each batch where to keep the texts' keys and values (decoder-only models).
+            kv_caches: for each batch where to keep the texts' keys and values; left empty where this model's blocks do
+                not leave any that it could continue from.
         """
-        return self._prefix.states(batches, kept, in_step=self.is_shared)
+        return self._prefix.states(batches, kv_caches, sharded=self.is_sharded)
 
-    def read_whole_texts(self) -> None:
+    def stop_prefix_sharing(self) -> None:
         """Read leading tokens that texts have in common with each of them, from now on."""
-        self._prefix.goes_on = False
+        self._prefix.shares_prefixes = False
 
     # --- what is kept ------------------------------------------------------------------------------------------------
 
@@ -107,19 +169,20 @@ class FrozenLM(nn.Module):
         """Keep what is computed on texts, and look it up when a text comes again.
 
         Raises:
-            EditorError: the model is divided among processes.
+            EditorError: the model is sharded.
         """
-        if self.is_shared:
+        if self.is_sharded:
             raise EditorError(
-                "model.prefix_cache needs a strategy that keeps the base model whole: processes that share it must run "
-                "equally many passes, whatever each has kept. Leave it out, or use DDP, ZeRO-1 or ZeRO-2"
+                "model.training.prefix_cache needs a strategy that keeps the base model whole: the processes of a "
+                "sharded one must run equally many passes, whatever each has kept. Leave it out, or use DDP, ZeRO-1 or "
+                "ZeRO-2"
             )
         facts = model_facts(self.model) | {"depth": self.prefix_depth}
 
         def store(kind: str, **of_kind: Any) -> TensorStore:
             return TensorStore(cache, self.model, {**facts, "kind": kind, **of_kind})
 
-        decoder_only = not is_encoder_decoder(self.model)
+        decoder_only = not self._inputs.has_encoder
         self._prefix.store = store("prefix") if self.prefix_depth else None
         self._answers = (
             CachedAnswers(store("answers"), partial(self._states_at_answers, None)) if decoder_only else None
@@ -143,7 +206,7 @@ class FrozenLM(nn.Module):
         tokens: TokenBatch,
         edit: Edit | None = None,
         hidden: Tensor | None = None,
-        kept: KeyValues | None = None,
+        kv_cache: KVCache | None = None,
     ) -> Tensor:
         """Logits `[N, V]` at the positions that predict answer tokens.
 
@@ -151,27 +214,26 @@ class FrozenLM(nn.Module):
             tokens: the texts.
             edit: run with this edit; texts are matched to episodes by `tokens.episode`.
             hidden: `[B, T, d]` from `prefix`, to skip the blocks below the edit; not used if the edit changes them.
-            kept: where to keep keys and values of the blocks that run (decoder-only; edits that keep the prefix), if
-                those of this model can be kept.
+            kv_cache: where to keep keys and values of the blocks that run (edits that keep the prefix); left as it is
+                where they leave none that the model could continue from.
         """
         hidden = hidden if edit is None or edit.keeps_prefix else None
-        cache = None if kept is None else DynamicCache()
+        lowest = 0 if hidden is None else self.prefix_depth
+        cache = DynamicCache() if kv_cache is not None and self._outputs.fill_kv_cache(lowest) else None
         logits = self._run(tokens, edit, hidden, cache)
-        above = len(self._blocks) - (0 if hidden is None else self.prefix_depth)
-        if kept is not None and cache is not None and is_complete(cache, above):
+        if kv_cache is not None and cache is not None:
             for row, mask in enumerate(tokens.attention_mask.bool()):
-                kept.add(row, text_in_cache(cache, row, mask))
+                kv_cache.add(row, text_in_cache(cache, row, mask))
         return logits
 
+    @phase(EDITED)
     def answer_logits(
         self,
         batches: Sequence[TokenBatch],
         edit: Edit | None,
         hidden: Sequence[Tensor | None],
-        *,
-        one_pass: bool = False,
     ) -> list[AnswerLogits]:
-        """`logits` of several batches, whose texts share passes of similar length; the head runs when it is needed.
+        """`logits` of several batches, whose texts share passes by length; the head runs when it is needed.
 
         Where that cannot be (an encoder-decoder model, an edit of another kind than low-rank ones), each batch is
         run by itself.
@@ -180,19 +242,17 @@ class FrozenLM(nn.Module):
             batches: the texts.
             edit: run with this edit.
             hidden: for each batch its `[B, T, d]` from `prefix`.
-            one_pass: all texts share one pass of blocks and head, as they always do where processes share the model:
-                how often these run must not depend on what texts a process has.
         """
-        joinable = edit is None or isinstance(edit, LowRankEdit)
-        if not joinable or is_encoder_decoder(self.model) or not any(batch.num_texts for batch in batches):
+        joinable = edit is None or edit.shares_passes
+        if not joinable or self._inputs.has_encoder or not any(batch.num_texts for batch in batches):
             return [self._whole(tokens, edit, states) for tokens, states in zip(batches, hidden, strict=True)]
         counts = [len(tokens.targets) for tokens in batches]
-        if one_pass or self.is_shared:
-            (group,) = length_groups(batches, hidden, one_pass=True)
-            return AnswerLogits(self._run(group.tokens, edit, group.hidden)).split(counts)
-        groups = length_groups(batches, hidden)
-        order = torch.cat([group.answers for group in groups]).argsort()
-        states = torch.cat([self._states_at_answers(edit, group.tokens, group.hidden) for group in groups])
+        if self.is_sharded or not self._bucketing:
+            (bucket,) = length_buckets(batches, hidden, one_pass=True)
+            return AnswerLogits(self._run(bucket.tokens, edit, bucket.hidden)).split(counts)
+        buckets = length_buckets(batches, hidden)
+        order = torch.cat([bucket.answers for bucket in buckets]).argsort()
+        states = torch.cat([self._states_at_answers(edit, bucket.tokens, bucket.hidden) for bucket in buckets])
         return self._from_states(states[order]).split(counts)
 
     def _whole(self, tokens: TokenBatch, edit: Edit | None, hidden: Tensor | None) -> AnswerLogits:
@@ -217,10 +277,10 @@ class FrozenLM(nn.Module):
 
     def _states_at_answers(self, edit: Edit | None, tokens: TokenBatch, hidden: Tensor | None) -> Tensor:
         """`[N, d]` what comes out of the last block at the positions that predict answer tokens."""
-        with self._prefix.outputs.of(self._blocks[-1]) as seen:
+        with states_of(self._blocks[-1]) as seen:
             self._run(tokens, edit, hidden, head=False)
-        # The last one: a pass before it may only have learned what blocks return.
-        return seen[-1].flatten(0, 1)[tokens.positions]
+        (states,) = seen
+        return states.flatten(0, 1)[tokens.positions]
 
     def _from_states(self, states: Tensor) -> AnswerLogits:
         """Logits from states `[N, d]` after the last block."""
@@ -237,7 +297,7 @@ class FrozenLM(nn.Module):
         numbers = torch.arange(len(states), device=states.device)
         ids = numbers.new_zeros(len(states), 1)
         tokens = TokenBatch(ids, torch.ones_like(ids), numbers, numbers, numbers, numbers)
-        with self._prefix.given(states.unsqueeze(1), tokens, after_all=True), self._head_at(tokens, tokens.positions):
+        with self._prefix.given(states.unsqueeze(1), after_all=True), self._head_at(tokens, tokens.positions):
             # Without a mask nobody has to look whether it hides anything.
             logits: Tensor = self.model(**self._inputs.arguments(tokens) | {"attention_mask": None}).logits[0]
         return logits
@@ -254,7 +314,7 @@ class FrozenLM(nn.Module):
         """Logits at answer positions; without the head none."""
         scored = tokens.positions if head else tokens.positions[:0]
         applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode, tokens)
-        with self._prefix.given(hidden, tokens), applied, self._head_at(tokens, scored):
+        with self._prefix.given(hidden), applied, self._head_at(tokens, scored):
             logits: Tensor = self.model(**self._inputs.arguments(tokens, cache)).logits[0]
         return logits
 
@@ -275,63 +335,28 @@ class FrozenLM(nn.Module):
         finally:
             handle.remove()
 
-    def capture(
-        self,
-        tokens: TokenBatch,
-        num_episodes: int,
-        hidden: Tensor | None = None,
-        edit: Edit | None = None,
-    ) -> EditSignal:
-        """Run the edit texts and take down what an edit is made from, without forming any gradient of weight size.
+    @phase(CAPTURE)
+    def capture(self, requests: RequestBatch, edit: Edit | None = None) -> EditSignal:
+        """Run the edit requests and take down what an edit is made from, without forming a gradient of weight size.
 
-        The edit loss is the mean negative log-likelihood of a text's target tokens, summed over the episode's texts. So
-        each text's factors are those it has alone, and an episode's update is the sum of its texts' updates.
+        The edit loss is the mean negative log-likelihood of a target's tokens, summed over the episode's requests. So
+        each request's factors are those it has alone, and an episode's update is the sum of its requests' updates.
 
         Args:
-            tokens: the edit texts.
-            num_episodes: E.
-            hidden: `[B, T, d]` from `prefix`.
+            requests: the edits, with or without their frozen prefix.
             edit: run with this edit, to edit the edited model once more.
         """
-        tokens = tokens.outside_inference_mode()
+        requests = requests.outside_inference_mode()
         if edit is None and self._factors is not None:
             with torch.inference_mode(mode=False):
-                return self._factors.signal(tokens, num_episodes, hidden)
-        return self._capture(tokens, num_episodes, hidden, edit)
+                return self._factors.signal(requests.tokens, requests.num_episodes, requests.hidden)
+        return self._capture(requests.tokens, requests.num_episodes, requests.hidden, edit)
 
     def _capture(
         self, tokens: TokenBatch, num_episodes: int, hidden: Tensor | None, edit: Edit | None = None
     ) -> EditSignal:
         """`capture`, computed anew."""
-        inputs: dict[str, Tensor] = {}
-        probes: dict[str, Tensor] = {}
-
-        def probe(site: str) -> Any:
-            def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                inputs[site] = args[0]
-                probes[site] = torch.zeros_like(output, requires_grad=True)
-                return output + probes[site]
-
-            return hook
-
-        with torch.inference_mode(mode=False), torch.enable_grad(), ExitStack() as stack:
-            if hidden is not None and hidden.is_inference():
-                hidden = hidden.clone()
-            for site in self.sites:
-                stack.callback(self.model.get_submodule(site).register_forward_hook(probe(site)).remove)
-            logits = self.logits(tokens, edit, hidden)
-            text_loss, _ = episode_means(answer_nll(logits, tokens.targets), tokens.rows, tokens.num_texts)
-            deltas = output_gradients(text_loss, [probes[site] for site in self.sites], logits.dtype)
-        loss, _ = episode_means(text_loss.detach(), tokens.episode, num_episodes)
-        # Some blocks (OPT's) flatten texts and tokens into one dimension before the layer. An encoder's layers see the
-        # prompt's tokens, a decoder's the answer's.
-        shape = (tokens.num_texts, -1)
-        shared = {id(u): u.detach().reshape(*shape, u.shape[-1]) for u in inputs.values()}
-        factors = {
-            site: Factors(shared[id(inputs[site])], delta.reshape(*shape, delta.shape[-1]))
-            for site, delta in zip(self.sites, deltas, strict=True)
-        }
-        return EditSignal(factors, tokens, logits.detach().argmax(dim=-1), loss, num_episodes)
+        return captured_signal(self.model, self.sites, tokens, num_episodes, lambda: self.logits(tokens, edit, hidden))
 
     @torch.no_grad()
     def generate(
@@ -339,7 +364,7 @@ class FrozenLM(nn.Module):
         batches: Sequence[TokenBatch],
         edit: Edit | None = None,
         extra_tokens: int = 0,
-        begun: Sequence[Begun] | None = None,
+        continuations: Sequence[Continuation] | None = None,
     ) -> list[list[list[int]]]:
         """Greedy continuation of each text's prompt, `extra_tokens` longer than its answer.
 
@@ -347,10 +372,10 @@ class FrozenLM(nn.Module):
             batches: the texts.
             edit: run with this edit.
             extra_tokens: how far to go past the answer's length.
-            begun: what passes over prompts and answers have left, for each batch, to go on from there (decoder-only
-                models; edits that keep the prefix). The tokens are the same.
+            continuations: what passes over prompts and answers have left, for each batch, to go on from there (edits
+                that keep the prefix; see `can_continue_from_kv_cache`). The tokens are the same.
 
         Returns:
             For each batch and text the generated ids, up to where the model ended the text.
         """
-        return generate(self.model, batches, edit, extra_tokens, begun, in_step=self.is_shared)
+        return generate(self.model, batches, edit, extra_tokens, continuations, sharded=self.is_sharded)

@@ -11,25 +11,29 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
-from editors.base_models.encoder_decoder import answer_prefix, decoder_start, is_encoder_decoder
-from editors.edits.low_rank import Edit
-from editors.lm.batching.text_groups import Compact, groups, pass_cost
-from editors.lm.kv_cache import KeyValues, as_cache
+from editors.base_models.encoder_decoder import answer_prefix
+from editors.base_models.inputs import model_inputs
+from editors.edits.protocol import Edit
+from editors.lm.batching.bucketing import cheapest_buckets
+from editors.lm.batching.compact import Compact
+from editors.lm.batching.costs import pass_cost
+from editors.lm.kv_cache import KVCache, as_dynamic_cache
 from editors.texts.batches import TokenBatch
+from editors.texts.padding import padded_texts
 
 
 @dataclass
-class Begun:
+class Continuation:
     """What a pass over prompts and answers has left of a batch: where greedy generation can go on.
 
     Args:
         predicted: `[N]` the tokens it preferred at the answer positions. Up to the first one that is not the answer's,
             they are what the model generates.
-        key_values: of the texts.
+        kv_cache: of the texts.
     """
 
     predicted: Tensor
-    key_values: KeyValues
+    kv_cache: KVCache
 
 
 @torch.no_grad()
@@ -38,52 +42,46 @@ def generate(
     batches: Sequence[TokenBatch],
     edit: Edit | None = None,
     extra_tokens: int = 0,
-    begun: Sequence[Begun] | None = None,
+    continuations: Sequence[Continuation] | None = None,
     *,
-    in_step: bool = False,
+    sharded: bool = False,
 ) -> list[list[list[int]]]:
     """Greedy continuation of each text's prompt; see `FrozenLM.generate`.
 
-    Texts of all batches are run together, grouped by how much there is to generate: a pass reads all weights for one
+    Texts of all batches are run together, in buckets by how much there is to generate: a pass reads all weights for one
     more token of each text, so few long passes with many texts are cheapest.
     """
-    starts: Sequence[Begun | None] = begun or [None] * len(batches)
+    starts: Sequence[Continuation | None] = continuations or [None] * len(batches)
     prompts = [prompt for pair in zip(batches, starts, strict=True) for prompt in _prompts(*pair, extra_tokens)]
     ends = _end_ids(model)
-    generated = [_until_end(prompt.begun, ends) for prompt in prompts]
-    extra = pass_cost(batches[0].input_ids.device, in_step=in_step) if batches else 0
-    # Processes that share the model go on with finished texts as well: otherwise one might have none left.
-    finished = [generated[i] != prompt.begun for i, prompt in enumerate(prompts)]
-    open_ends = [i for i, prompt in enumerate(prompts) if prompt.missing and (in_step or not finished[i])]
+    generated = [_until_end(prompt.generated, ends) for prompt in prompts]
+    extra = pass_cost(batches[0].input_ids.device, sharded=sharded) if batches else 0
+    # The processes of a sharded model go on with finished texts as well: otherwise one might have none left.
+    finished = [generated[i] != prompt.generated for i, prompt in enumerate(prompts)]
+    open_ends = [i for i, prompt in enumerate(prompts) if prompt.missing and (sharded or not finished[i])]
     missing = [prompts[i].missing for i in open_ends]
-    for group in groups(missing, lambda texts, length: length * (extra + texts), in_step=in_step):
-        chosen = [prompts[open_ends[i]] for i in group]
-        outputs = _generate_group(model, chosen, edit, max(prompt.missing for prompt in chosen))
-        for i, output in zip(group, outputs, strict=True):
+    for bucket in cheapest_buckets(missing, lambda texts, length: length * (extra + texts), sharded=sharded):
+        chosen = [prompts[open_ends[i]] for i in bucket]
+        outputs = _generate_bucket(model, chosen, edit, max(prompt.missing for prompt in chosen))
+        for i, output in zip(bucket, outputs, strict=True):
             row = open_ends[i]
             if not finished[row]:
-                generated[row] = [*prompts[row].begun, *output[: missing[i]]]
+                generated[row] = [*prompts[row].generated, *output[: missing[i]]]
     counts = [batch.num_texts for batch in batches]
     return [generated[sum(counts[:b]) : sum(counts[: b + 1])] for b in range(len(counts))]
 
 
-def _generate_group(
+def _generate_bucket(
     model: PreTrainedModel, prompts: Sequence[_Prompt], edit: Edit | None, length: int
 ) -> list[list[int]]:
     """Up to `length` tokens after each prompt, all prompts in one batch."""
-    device = prompts[0].ids.device
-    width = max(len(prompt.ids) for prompt in prompts)
-    ids = torch.full((len(prompts), width), _pad_id(model), device=device)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        # A decoder goes on behind its prompt; an encoder may count positions from the left edge (BART's does).
-        start = 0 if is_encoder_decoder(model) else width - len(prompt.ids)
-        ids[row, start : start + len(prompt.ids)] = prompt.ids
-        mask[row, start : start + len(prompt.ids)] = 1
-    episode = torch.tensor([prompt.episode for prompt in prompts], device=device)
-    read = [p.key_values.first(p.row, len(p.ids) - 1) for p in prompts if p.key_values is not None]
+    ids, mask = padded_texts([prompt.ids for prompt in prompts], _pad_id(model), model_inputs(model).prompt_side)
+    episode = torch.tensor([prompt.episode for prompt in prompts], device=ids.device)
+    read = [p.kv_cache.first(p.row, len(p.ids) - 1) for p in prompts if p.kv_cache is not None]
     with nullcontext() if edit is None else edit.applied(model, episode):
-        return continue_greedily(model, ids, mask, length, prompts[0].answer_prefix, as_cache(read) if read else None)
+        return continue_greedily(
+            model, ids, mask, length, prompts[0].answer_prefix, as_dynamic_cache(read) if read else None
+        )
 
 
 @torch.no_grad()
@@ -106,13 +104,9 @@ def continue_greedily(
         cache: keys and values of all tokens but the last.
     """
     generator: Any = model  # mypy takes the mixin's method for a tensor
-    start = ids
-    inputs: dict[str, Any] = {} if cache is None else {"cache": cache}
-    if is_encoder_decoder(model):
-        start = decoder_start(model, len(ids), answer_prefix)
-        inputs = {"decoder_input_ids": start}
+    start, arguments = model_inputs(model).start(ids, answer_prefix, cache)
     with _greedy(model):
-        output = generator.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length, **inputs)
+        output = generator.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length, **arguments)
     ends = _end_ids(model)
     return [_until_end(row, ends) for row in output[:, start.shape[1] :].tolist()]
 
@@ -159,24 +153,24 @@ class _Prompt:
 
     Args:
         ids: `[T]` prompt and generated tokens.
-        begun: the generated tokens.
+        generated: the generated tokens.
         missing: how many more to generate.
         episode: whose edit it gets.
         answer_prefix: the special tokens that come before the answer (encoder-decoder models).
         row: its row in its batch.
-        key_values: those of its batch, where the model has read all of `ids` but the last.
+        kv_cache: of its batch, where the model has read all of `ids` but the last.
     """
 
     ids: Tensor
-    begun: list[int]
+    generated: list[int]
     missing: int
     episode: int
     answer_prefix: list[int]
     row: int
-    key_values: KeyValues | None
+    kv_cache: KVCache | None
 
 
-def _prompts(batch: TokenBatch, begun: Begun | None, extra_tokens: int) -> list[_Prompt]:
+def _prompts(batch: TokenBatch, continuation: Continuation | None, extra_tokens: int) -> list[_Prompt]:
     """Each text's prompt. It ends where the first answer token is predicted; a text may go on after its answer."""
     counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
     lengths = batch.attention_mask.sum(dim=1)
@@ -185,23 +179,27 @@ def _prompts(batch: TokenBatch, begun: Begun | None, extra_tokens: int) -> list[
         lengths = lengths.scatter_reduce(0, batch.rows, ends, "amin")
     ids = Compact(batch).input_ids
     prefix = answer_prefix(batch)
-    starts = _starts(batch, begun)
+    starts = _starts(batch, continuation)
     prompts = []
     for row, (length, count, episode) in enumerate(zip(lengths.tolist(), counts, batch.episode.tolist(), strict=True)):
         start = starts[row]
         text = torch.cat([ids[row, :length], ids.new_tensor(start)])
         missing = count + extra_tokens - len(start)
-        prompts.append(_Prompt(text, start, missing, episode, prefix, row, begun.key_values if begun else None))
+        prompts.append(
+            _Prompt(text, start, missing, episode, prefix, row, continuation.kv_cache if continuation else None)
+        )
     return prompts
 
 
-def _starts(batch: TokenBatch, begun: Begun | None) -> list[list[int]]:
+def _starts(batch: TokenBatch, continuation: Continuation | None) -> list[list[int]]:
     """Each text's known generated tokens: the predicted ones, up to the first that is not the answer's."""
     starts: list[list[int]] = [[] for _ in range(batch.num_texts)]
-    if begun is None:
+    if continuation is None:
         return starts
     wrong = [False] * batch.num_texts
-    for row, token, target in zip(batch.rows.tolist(), begun.predicted.tolist(), batch.targets.tolist(), strict=True):
+    for row, token, target in zip(
+        batch.rows.tolist(), continuation.predicted.tolist(), batch.targets.tolist(), strict=True
+    ):
         if not wrong[row]:
             starts[row].append(token)
         wrong[row] |= token != target

@@ -24,21 +24,20 @@ _NUMBERS_AT_ONCE_ELSEWHERE = 16_000_000
 
 @dataclass
 class EpisodeLosses:
-    """Losses of a step; scalars in nats per token, averaged over episodes.
+    """Losses of a step; scalars in nats per token, averaged over episodes. `None` stands for what is not computed.
 
     Args:
         total: what is minimised.
         edit: the edit loss; negative log-likelihood of the target after a paraphrase, under the edited model.
         locality: `KL(base || edited)` on the locality answers.
-        shift: largest change of any logit on the locality texts; NaN where that is not computed.
-        edit_before: negative log-likelihood of the target after the edit prompt, under the base model; `None` where
-            that is not computed.
+        shift: largest change of any logit on the locality texts.
+        edit_before: negative log-likelihood of the target after the edit prompt, under the base model.
     """
 
     total: Tensor
     edit: Tensor
     locality: Tensor
-    shift: Tensor
+    shift: Tensor | None = None
     edit_before: Tensor | None = None
 
     def detach(self) -> EpisodeLosses:
@@ -46,7 +45,7 @@ class EpisodeLosses:
         return EpisodeLosses(**{name: value.detach() for name, value in self.items()})
 
     def items(self) -> list[tuple[str, Tensor]]:
-        """Those losses that were computed, by name."""
+        """Those losses that are computed, by name."""
         values = [(f.name, getattr(self, f.name)) for f in fields(self)]
         return [(name, value) for name, value in values if value is not None]
 
@@ -57,6 +56,10 @@ def episode_means(values: Tensor, episode: Tensor, num_episodes: int) -> tuple[T
     Returns:
         means: `[E]`, zero for episodes without a token.
         present: `[E]` booleans, whether an episode has a token.
+
+    >>> means, present = episode_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), 3)
+    >>> means.tolist(), present.tolist()
+    ([2.0, 0.0, 5.0], [True, False, True])
     """
     sums = values.new_zeros(num_episodes).index_add(0, episode, values)
     counts = values.new_zeros(num_episodes).index_add(0, episode, torch.ones_like(values))

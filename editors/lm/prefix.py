@@ -12,16 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from editors.lm.batching.shared_starts import shared_starts
-from editors.lm.batching.text_groups import Compact, Text, groups, reading_cost
-from editors.lm.block_outputs import BlockOutputs
+from editors.lm.batching.bucketing import cheapest_buckets
+from editors.lm.batching.compact import Compact, Text
+from editors.lm.batching.costs import reading_cost
+from editors.lm.batching.prefix_sharing import shared_prefixes
+from editors.lm.block_outputs import BlockOutputs, states_of
 from editors.lm.cache.files import Entry
 from editors.lm.cache.store import TensorStore
-from editors.lm.kv_cache import KeyValues, as_cache, is_complete, text_in_cache
+from editors.lm.kv_cache import KVCache, as_dynamic_cache, text_in_cache
 from editors.texts.batches import TokenBatch
+from editors.texts.padding import padded
 
 # What the store calls them.
 _STATES = "states"
@@ -35,11 +37,10 @@ class FrozenPrefix:
         depth: how many of them lie below the edit.
         run: runs the stack on token ids and attention mask, both `[B, T]`, and keeps keys and values where it can. The
             mask is wider where some are kept already, of tokens on the left.
-        goes_on: see `goes_on_behind_keys`; then texts that begin alike may share their leading tokens.
+        outputs: what the blocks give out.
 
     Attributes:
-        outputs: takes down what blocks of this model give out.
-        goes_on: as above; it ends where it turns out that the keys of this model cannot be kept.
+        shares_prefixes: whether leading tokens that texts have in common are read once.
         store: where states are kept for the next time a text comes; `None` to read it again.
     """
 
@@ -48,20 +49,19 @@ class FrozenPrefix:
         blocks: Sequence[nn.Module],
         depth: int,
         run: Callable[[Tensor, Tensor, DynamicCache | None], object],
-        *,
-        goes_on: bool,
+        outputs: BlockOutputs,
     ) -> None:
         self.depth = depth
         self._blocks = blocks
         self._run = run
-        self.goes_on = goes_on
         self._relative = _relative_attention(self._blocks[0])
-        self.outputs = BlockOutputs()
+        self._are_tuples = outputs.are_tuples
+        self._fills_kv_cache = self.shares_prefixes = outputs.fill_kv_cache(0, depth)
         self.store: TensorStore | None = None
 
     @torch.no_grad()
     def states(
-        self, batches: Sequence[TokenBatch], kept: Sequence[KeyValues] | None = None, *, in_step: bool = False
+        self, batches: Sequence[TokenBatch], kv_caches: Sequence[KVCache] | None = None, *, sharded: bool = False
     ) -> list[Tensor | None]:
         """Hidden states `[B, T, d]` at the entrance of the lowest edited block; see `FrozenLM.prefix`."""
         if self.depth == 0 or not batches:
@@ -70,78 +70,74 @@ class FrozenPrefix:
         compact = [Compact(batch) for batch in batches]
         # A text that comes more than once is read once: where a paraphrase is the edit prompt itself, for instance.
         texts = list(dict.fromkeys(ids for part in compact for ids in part.texts))
-        keys: dict[Text, Tensor] = {}
-        if self.store is not None and kept is None:
-            found = self._kept_states(texts, device, self.store)
+        keys: dict[Text, Tensor] | None = {} if kv_caches is not None and self._fills_kv_cache else None
+        if self.store is not None and keys is None:
+            found = self._stored_states(texts, device, self.store)
         else:
-            found = self._read_together(texts, device, None if kept is None else keys, in_step=in_step)
-        for part, own in zip(compact, kept or [], strict=False):
-            for row, ids in enumerate(part.texts):
-                if ids in keys:
+            found = self._read_together(texts, device, keys, sharded=sharded)
+        if keys is not None:
+            for part, own in zip(compact, kv_caches or (), strict=True):
+                for row, ids in enumerate(part.texts):
                     own.add(row, keys[ids])
         return [part.put_back([found[ids] for ids in part.texts]) if part.texts else None for part in compact]
 
-    def _kept_states(self, texts: Sequence[Text], device: torch.device, store: TensorStore) -> dict[Text, Tensor]:
+    def _stored_states(self, texts: Sequence[Text], device: torch.device, store: TensorStore) -> dict[Text, Tensor]:
         """The states `[T, d]` of texts; only those that are not in `store` are read."""
 
         def read(missing: list[int]) -> Iterator[tuple[int, Entry]]:
-            found = self._read_together([texts[number] for number in missing], device, None, in_step=False)
+            found = self._read_together([texts[number] for number in missing], device, None, sharded=False)
             yield from ((number, {_STATES: found[texts[number]]}) for number in missing)
 
         entries = store.complete(texts, device, read)
         return {text: entry[_STATES] for text, entry in zip(texts, entries, strict=True)}
 
     def _read_together(
-        self, texts: Sequence[Text], device: torch.device, keys: dict[Text, Tensor] | None, *, in_step: bool
+        self, texts: Sequence[Text], device: torch.device, keys: dict[Text, Tensor] | None, *, sharded: bool
     ) -> dict[Text, Tensor]:
-        """The states `[T, d]` of texts, read in groups of similar length; what many begin with is read once.
+        """The states `[T, d]` of texts, read in buckets of similar length; what many begin with is read once.
 
         Args:
             texts: their token ids, each text once.
             device: where to run.
             keys: where to keep their keys and values; `None` where they are not needed.
-            in_step: processes share the model, and need equally many passes.
+            sharded: the model is, and all processes need equally many passes.
         """
-        cost = reading_cost(device, in_step=in_step)
-        lengths = shared_starts(texts, cost) if self.goes_on and not in_step else {}
-        starts = {text: text[:length] for text, length in lengths.items()}
-        firsts = list(dict.fromkeys(starts.get(text, text) for text in texts))
-        kept = {} if keys is None else keys
-        wanted = set(firsts if keys is not None else starts.values())
+        cost = reading_cost(device, sharded=sharded)
+        lengths = shared_prefixes(texts, cost) if self.shares_prefixes and not sharded else {}
+        prefixes = {text: text[:length] for text, length in lengths.items()}
+        firsts = list(dict.fromkeys(prefixes.get(text, text) for text in texts))
+        found = {} if keys is None else keys
+        wanted = set(firsts if keys is not None else prefixes.values())
         states: dict[Text, Tensor] = {}
-        for group in groups([len(text) for text in firsts], cost, in_step=in_step):
-            states |= self._read([firsts[i] for i in group], device, kept, wanted)
+        for bucket in cheapest_buckets([len(text) for text in firsts], cost, sharded=sharded):
+            states |= self._read([firsts[i] for i in bucket], device, found, wanted)
         rest = [text for text in texts if text not in states]
-        if kept.keys() >= set(starts.values()):
-            begun = {text: starts[text] for text in rest}
-            return states | self._read_on(begun, device, states, kept, () if keys is None else rest)
-        # Now it is known that the keys and values of this model cannot be kept.
-        self.goes_on = False
-        return states | self._read_together(rest, device, keys, in_step=in_step)
+        behind = {text: prefixes[text] for text in rest}
+        return states | self._read_on(behind, device, states, found, () if keys is None else rest)
 
     def _read_on(
         self,
-        starts: Mapping[Text, Text],
+        prefixes: Mapping[Text, Text],
         device: torch.device,
         states: Mapping[Text, Tensor],
         keys: dict[Text, Tensor],
         wanted: Collection[Text],
     ) -> dict[Text, Tensor]:
-        """The states `[T, d]` of texts whose starts have been read.
+        """The states `[T, d]` of texts whose prefixes have been read.
 
         Args:
-            starts: for each text what has been read of it.
+            prefixes: for each text what has been read of it.
             device: where to run.
-            states: `[T, d]` of each start.
-            keys: those of each start; where to keep those of whole texts.
+            states: `[T, d]` of each prefix.
+            keys: those of each prefix; where to keep those of whole texts.
             wanted: of which texts they are needed.
         """
-        texts = list(starts)
+        texts = list(prefixes)
         found: dict[Text, Tensor] = {}
-        for group in groups([len(text) - len(starts[text]) for text in texts], reading_cost(device)):
-            chosen = [texts[i] for i in group]
-            tails = self._read(chosen, device, keys, wanted, [keys[starts[text]] for text in chosen])
-            found |= {text: torch.cat([states[starts[text]], tail]) for text, tail in tails.items()}
+        for bucket in cheapest_buckets([len(text) - len(prefixes[text]) for text in texts], reading_cost(device)):
+            chosen = [texts[i] for i in bucket]
+            tails = self._read(chosen, device, keys, wanted, [keys[prefixes[text]] for text in chosen])
+            found |= {text: torch.cat([states[prefixes[text]], tail]) for text, tail in tails.items()}
         return found
 
     @torch.no_grad()
@@ -151,31 +147,33 @@ class FrozenPrefix:
         device: torch.device,
         keys: dict[Text, Tensor],
         wanted: Collection[Text],
-        begun: Sequence[Tensor] = (),
+        behind: Sequence[Tensor] = (),
     ) -> dict[Text, Tensor]:
         """Run the blocks below the edit on some texts, or on what is left of them, padded on the right.
 
         Args:
             texts: their token ids.
             device: where to run.
-            keys: where to keep the keys and values `[L, 2, H, T, d]` of whole texts, if this model's can be kept.
+            keys: where to keep the keys and values `[L, 2, H, T, d]` of whole texts.
             wanted: of which texts they are needed.
-            begun: for each text those of its first tokens, which are not read again.
+            behind: for each text those of its first tokens, which are not read again.
 
         Returns:
             For each text the states `[T, d]` of the tokens that are read.
         """
-        read = [part.shape[-2] for part in begun] or [0] * len(texts)
+        read = [part.shape[-2] for part in behind] or [0] * len(texts)
         width = max(read)
-        tails = [torch.tensor(text[count:]) for text, count in zip(texts, read, strict=True)]
-        ids = pad_sequence(tails, batch_first=True).to(device)
+        tails = [text[count:] for text, count in zip(texts, read, strict=True)]
+        ids = padded(tails, 0).to(device)
         # In the cache what has been read stands on the left, padded on its left, so that all tokens of a text adjoin.
-        masks = [torch.tensor([0] * (width - count) + [1] * len(text)) for text, count in zip(texts, read, strict=True)]
-        mask = pad_sequence(masks, batch_first=True).to(device)
-        cache = as_cache(begun) if begun else DynamicCache() if any(text in wanted for text in texts) else None
-        with self.outputs.of(self._blocks[self.depth - 1]) as seen, self._skipping(self._blocks[self.depth :]):
+        masks = [[0] * (width - count) + [1] * len(text) for text, count in zip(texts, read, strict=True)]
+        mask = padded(masks, 0).to(device)
+        cache = (
+            as_dynamic_cache(behind) if behind else DynamicCache() if any(text in wanted for text in texts) else None
+        )
+        with states_of(self._blocks[self.depth - 1]) as seen, self._skipping(self._blocks[self.depth :]):
             self._run(ids, mask, cache)
-        if cache is not None and is_complete(cache, self.depth):
+        if cache is not None:
             for row, (text, count) in enumerate(zip(texts, read, strict=True)):
                 if text in wanted:
                     keys[text] = text_in_cache(cache, row, slice(width - count, width - count + len(text)))
@@ -183,28 +181,18 @@ class FrozenPrefix:
         return {text: states[row, : len(tail)] for row, (text, tail) in enumerate(zip(texts, tails, strict=True))}
 
     @contextmanager
-    def given(self, hidden: Tensor | None, tokens: TokenBatch, *, after_all: bool = False) -> Iterator[None]:
+    def given(self, hidden: Tensor | None, *, after_all: bool = False) -> Iterator[None]:
         """Inside this context the blocks below the edit hand on `hidden` unread; with `None` they compute as ever.
 
         Args:
             hidden: `[B, T, d]` from `states`, of this or of another `FrozenPrefix` of the same model and depth.
-            tokens: the texts that `hidden` belongs to.
             after_all: `hidden` is what comes out of the last block, and all blocks hand it on.
         """
         if hidden is None:
             yield
             return
-        if self.outputs.are_tuples is None:
-            # `hidden` was kept from elsewhere: only a forward pass tells what the blocks return.
-            self._run_first_block(tokens)
         with self._skipping(self._blocks if after_all else self._blocks[: self.depth], hidden):
             yield
-
-    @torch.no_grad()
-    def _run_first_block(self, tokens: TokenBatch) -> None:
-        """Learn on one text what the blocks return."""
-        with self.outputs.of(self._blocks[0]), self._skipping(self._blocks[1:]):
-            self._run(tokens.input_ids[:1], tokens.attention_mask[:1], None)
 
     @contextmanager
     def _skipping(self, blocks: Iterable[nn.Module], hidden: Tensor | None = None) -> Iterator[None]:
@@ -217,7 +205,7 @@ class FrozenPrefix:
 
         def hand_on(*args: Any, **kwargs: Any) -> Any:
             state = hidden if hidden is not None else (args[0] if args else kwargs["hidden_states"])
-            return (state, *biases(state.shape[1])) if self.outputs.are_tuples else state
+            return (state, *biases(state.shape[1])) if self._are_tuples else state
 
         blocks = list(blocks)
         own = [block.__dict__.get("forward") for block in blocks]

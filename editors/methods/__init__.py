@@ -1,1 +1,1 @@
-"""The editing methods, one folder each, and what they share. `make` is the one way from requests to an edit."""
+"""The editing methods, one folder each. A folder registers itself (`METHOD`); none knows of another."""

@@ -1,6 +1,6 @@
 """The four promises as numbers: reliability, generality, locality, portability, each with its protocol in its name.
 
-A metric is named `[SLICE/][before/]PROMISE/PROTOCOL/MEASURE`, for instance `generality/teacher_forced/token_accuracy`:
+A metric's name (`editors.scoring.names`) ends in protocol and measure:
 
 * protocol `teacher_forced`: argmax at each answer position, given the true answer so far;
 * protocol `generated`: greedy continuation of the prompt alone;
@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from editors.common.collectives import names_of_all
 from editors.lm.losses import answer_nll, episode_means
+from editors.scoring.names import EXACT_AGREEMENT, EXACT_MATCH, STARTS_WITH_ANSWER, TOKEN_ACCURACY, TOKEN_AGREEMENT
 from editors.texts.batches import TokenBatch
 
 _ANSWER_END = re.compile(r"[\n.;,!?]|$")
@@ -69,7 +70,7 @@ def teacher_forced(logits: Tensor, tokens: TokenBatch, num_episodes: int) -> dic
     Returns:
         `(values [E], present [E])` for "token_accuracy" and "exact_match".
     """
-    return _token_measures(logits.argmax(dim=-1) == tokens.targets, tokens, num_episodes, "accuracy", "match")
+    return _token_measures(logits.argmax(dim=-1) == tokens.targets, tokens, num_episodes, TOKEN_ACCURACY, EXACT_MATCH)
 
 
 def agreement(
@@ -77,7 +78,7 @@ def agreement(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Share of answer positions (and of whole answers) where the edited model predicts what the unedited one does."""
     same = base_logits.argmax(dim=-1) == edited_logits.argmax(dim=-1)
-    return _token_measures(same, tokens, num_episodes, "agreement", "agreement")
+    return _token_measures(same, tokens, num_episodes, TOKEN_AGREEMENT, EXACT_AGREEMENT)
 
 
 def _token_measures(
@@ -86,8 +87,8 @@ def _token_measures(
     per_text, _ = episode_means(right.float(), tokens.rows, tokens.num_texts)
     exact = (per_text == 1).float()
     return {
-        f"token_{token_name}": episode_means(per_text, tokens.episode, num_episodes),
-        f"exact_{exact_name}": episode_means(exact, tokens.episode, num_episodes),
+        token_name: episode_means(per_text, tokens.episode, num_episodes),
+        exact_name: episode_means(exact, tokens.episode, num_episodes),
     }
 
 
@@ -113,13 +114,18 @@ def generated_match(
     * "starts_with_answer": the continuation begins with the answer, whatever follows.
 
     Case, surrounding punctuation and runs of white space are ignored.
+
+    >>> said = ["cairo. It lies on the Nile", "Cairo and Giza"]
+    >>> scores = generated_match(said, ["Cairo", "Cairo"], torch.tensor([0, 1]), 2)
+    >>> {name: values.tolist() for name, (values, _) in scores.items()}
+    {'exact_match': [1.0, 0.0], 'starts_with_answer': [1.0, 1.0]}
     """
     pairs = list(zip(continuations, answers, strict=True))
     exact = [_same(_until_end(text, answer), answer) for text, answer in pairs]
     starts = [normalise_text(text).startswith(normalise_text(answer)) for text, answer in pairs]
     return {
         name: episode_means(torch.tensor(flags, dtype=torch.float32, device=episode.device), episode, num_episodes)
-        for name, flags in (("exact_match", exact), ("starts_with_answer", starts))
+        for name, flags in ((EXACT_MATCH, exact), (STARTS_WITH_ANSWER, starts))
     }
 
 
@@ -138,5 +144,9 @@ def _same(first: str, second: str) -> bool:
 
 
 def normalise_text(text: str) -> str:
-    """Lower case, single spaces, no surrounding punctuation."""
+    """Lower case, single spaces, no surrounding punctuation.
+
+    >>> normalise_text(" New  York! ")
+    'new york'
+    """
     return " ".join(text.casefold().split()).strip(_MARKS)

@@ -1,36 +1,36 @@
 """Many independent edits: made in batches, scored before and after, a bad row never taking others with it.
 
-Shape legend: E rows of a batch, N answer tokens.
+Shape legend: E rows of a batch.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from editors.artifacts.editor import LoadedEditor
-from editors.base_models.encoder_decoder import is_encoder_decoder
 from editors.base_models.loading import longest_text
 from editors.common.errors import EditorError
-from editors.edits.low_rank import Edit
+from editors.edits.protocol import Edit
 from editors.lm.frozen import FrozenLM
-from editors.lm.losses import episode_means
+from editors.scoring import names
+from editors.scoring.evaluator import Evaluator
+from editors.scoring.names import before_edit, metric_name
 from editors.texts.batches import TokenBatch
-from editors.texts.encoders import text_encoder
+from editors.texts.episodes import EditBatch
 from editors.texts.request_files import BadRow, RequestRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# As in `editors.scoring.metrics`: promise, protocol, measure.
-RELIABILITY = "reliability/teacher_forced/exact_match"
-GENERALITY = "generality/teacher_forced/exact_match"
-LOCALITY = "locality/teacher_forced/exact_agreement"
+RELIABILITY = metric_name(names.RELIABILITY, names.TEACHER_FORCED, names.EXACT_MATCH)
+GENERALITY = metric_name(names.GENERALITY, names.TEACHER_FORCED, names.EXACT_MATCH)
+LOCALITY = metric_name(names.LOCALITY, names.TEACHER_FORCED, names.EXACT_AGREEMENT)
+SHOWN = (RELIABILITY, before_edit(RELIABILITY), GENERALITY, before_edit(GENERALITY), LOCALITY)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class BatchEditor:
         if batch_size < 1:
             raise EditorError(f"the batch size must be at least 1, got {batch_size}")
         editor.check_base_model(model)
-        self._editor, self._model, self._tokenizer, self._batch_size = editor, model, tokenizer, batch_size
-        self._texts = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
-        self._frozen = FrozenLM(model, list(editor.config.site_widths))
+        self._editor, self._batch_size = editor, batch_size
+        sites, base = list(editor.config.site_widths), editor.base_model
+        self._lm = FrozenLM.of(replace(base, sites=sites), model, tokenizer)
+        self._evaluator = Evaluator(self._lm, editor.network)
         self._limit = longest_text(model)
 
     def run(self, rows: Iterable[RequestRow | BadRow]) -> Iterator[DoneRow | BadRow]:
@@ -89,7 +90,7 @@ class BatchEditor:
         return [results[row.number] if isinstance(row, RequestRow) else row for row in checked]
 
     def _checked(self, row: RequestRow) -> RequestRow | BadRow:
-        faults = [fault for fault in self._texts.faults(row.texts(), self._limit) if fault]
+        faults = [fault for fault in self._lm.texts.faults(row.texts(), self._limit) if fault]
         return BadRow(row.number, faults[0]) if faults else row
 
     def _tried(self, rows: Sequence[RequestRow]) -> list[DoneRow | BadRow]:
@@ -105,7 +106,7 @@ class BatchEditor:
     def _edited(self, rows: Sequence[RequestRow]) -> list[DoneRow | BadRow]:
         """Make and score the edits of rows that can be read."""
         start = time.perf_counter()
-        edit = self._editor.edit_each(self._model, self._tokenizer, [row.request for row in rows])
+        edit = self._editor.make(self._lm, [[row.request] for row in rows])
         seconds = (time.perf_counter() - start) / len(rows)
         finite = edit.finite_episodes()
         scores = self._scores(rows, edit)
@@ -120,34 +121,24 @@ class BatchEditor:
 
     def _scores(self, rows: Sequence[RequestRow], edit: Edit) -> list[dict[str, float]]:
         """For each row its scores."""
-        scores: list[dict[str, float]] = [{} for _ in rows]
-        parts = {
-            RELIABILITY: [[(row.request.prompt, row.request.target)] for row in rows],
-            GENERALITY: [[(text, row.request.target) for text in row.rephrases] for row in rows],
-            LOCALITY: [list(row.locality) for row in rows],
-        }
-        texts = {name: self._tokens(pairs) for name, pairs in parts.items() if any(pairs)}
-        prefixes = self._frozen.prefix(list(texts.values()))
-        for (name, tokens), hidden in zip(texts.items(), prefixes, strict=True):
-            base = self._frozen.logits(tokens, hidden=hidden).argmax(dim=-1)
-            edited = self._frozen.logits(tokens, edit, hidden).argmax(dim=-1)
-            wanted = base if name == LOCALITY else tokens.targets
-            _add(scores, name, edited == wanted, tokens)
-            if name != LOCALITY:
-                _add(scores, f"before/{name}", base == wanted, tokens)
-        return scores
+        values = self._evaluator.scores(self._batch(rows), edit, generate=False)
+        shown = {name: values[name] for name in SHOWN if name in values}
+        return [
+            {name: float(value[row]) for name, (value, present) in shown.items() if present[row]}
+            for row in range(len(rows))
+        ]
+
+    def _batch(self, rows: Sequence[RequestRow]) -> EditBatch:
+        """The rows as episodes."""
+        rephrases = [[(text, row.request.target) for text in row.rephrases] for row in rows]
+        return EditBatch(
+            self._lm.read([[row.request] for row in rows]),
+            self._tokens(rephrases),
+            self._tokens([list(row.locality) for row in rows]),
+        )
 
     def _tokens(self, pairs: Sequence[Sequence[tuple[str, str]]]) -> TokenBatch:
         """The texts of all rows, each with its row as its episode."""
         owner = [number for number, row in enumerate(pairs) for _ in row]
-        batch = self._texts.batch([pair for row in pairs for pair in row], owner, self._limit)
-        return batch.to(self._model.device)
-
-
-def _add(scores: list[dict[str, float]], name: str, right: Tensor, tokens: TokenBatch) -> None:
-    """Add for each row the share of its texts all of whose answer tokens are `right` `[N]`."""
-    share, _ = episode_means(right.float(), tokens.rows, tokens.num_texts)
-    whole, present = episode_means((share == 1).float(), tokens.episode, len(scores))
-    for number, row in enumerate(scores):
-        if present[number]:
-            row[name] = float(whole[number])
+        batch = self._lm.texts.batch([pair for row in pairs for pair in row], owner, self._limit)
+        return batch.to(self._lm.model.device)

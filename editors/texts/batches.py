@@ -5,14 +5,15 @@ Shape legend: B texts, T tokens, A tokens of an answer (both padded), N answer t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from editors.common.errors import EditorError
+from editors.texts.padding import padded_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,9 +26,21 @@ MODEL_LIMIT = "the base model's limit"
 IGNORED = -100
 
 
+class Text(NamedTuple):
+    """A prompt and its answer, in words."""
+
+    prompt: str
+    answer: str
+
+
 @dataclass(frozen=True)
 class EncodedText:
-    """The token ids of one text and the half-open span of its answer tokens."""
+    """The token ids of one text and the half-open span of its answer tokens.
+
+    >>> text = EncodedText((5, 6, 7, 8), answer_start=2, answer_end=4)
+    >>> text.read, text.answer
+    ((5, 6, 7), (7, 8))
+    """
 
     ids: tuple[int, ...]
     answer_start: int
@@ -131,7 +144,11 @@ def _mark_answer(
 
 
 def token_positions(attention_mask: Tensor) -> Tensor:
-    """`[B, T]` position of each token counted over real tokens only, so that the padding side does not matter."""
+    """`[B, T]` position of each token counted over real tokens only, so that the padding side does not matter.
+
+    >>> token_positions(torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])).tolist()
+    [[0, 1, 2, 2], [0, 0, 1, 2]]
+    """
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
@@ -151,6 +168,7 @@ class TokenBatch:
         rows: `[N]` the text each answer token belongs to.
         episode: `[B]` the episode each text belongs to; non-decreasing.
         labels: `[B, A]` each text's answer, not shifted, with the special tokens around it; `IGNORED` behind it.
+        texts: the B prompts with their answers, in words; none where tokens were put together from numbers.
     """
 
     input_ids: Tensor
@@ -160,6 +178,7 @@ class TokenBatch:
     rows: Tensor
     episode: Tensor
     labels: Tensor | None = None
+    texts: tuple[Text, ...] = ()
 
     @property
     def num_texts(self) -> int:
@@ -211,6 +230,26 @@ class TokenBatch:
             rows,
             self.episode[chosen],
             None if self.labels is None else self.labels[chosen],
+            tuple(text for text, own in zip(self.texts, chosen.tolist(), strict=True) if own) if self.texts else (),
+        )
+
+    def columns(self) -> slice:
+        """The columns of `input_ids` in which any text has a token."""
+        used = self.attention_mask.any(dim=0).nonzero()[:, 0].tolist()
+        return slice(used[0], used[-1] + 1) if used else slice(0, 0)
+
+    def narrowed(self) -> TokenBatch:
+        """The same texts without the columns that are padding in all of them."""
+        read = self.columns()
+        written = read if self.labels is None else slice(0, int((self.labels != IGNORED).any(dim=0).sum()))
+        old = (self.input_ids if self.labels is None else self.labels).shape[1]
+        places = self.positions % old - written.start
+        return replace(
+            self,
+            input_ids=self.input_ids[:, read],
+            attention_mask=self.attention_mask[:, read],
+            positions=self.rows * (written.stop - written.start) + places,
+            labels=None if self.labels is None else self.labels[:, written],
         )
 
     def to(self, device: torch.device | str, **kwargs: Any) -> TokenBatch:
@@ -219,16 +258,17 @@ class TokenBatch:
 
     def outside_inference_mode(self) -> TokenBatch:
         """The same batch in tensors that autograd may save (Lightning moves data in inference mode)."""
-        return self._map(_autograd_safe)
+        return self._map(autograd_safe)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> TokenBatch:
-        def mapped(value: Tensor | None) -> Any:
-            return None if value is None else function(value)
+        def mapped(value: Any) -> Any:
+            return function(value) if isinstance(value, Tensor) else value
 
         return TokenBatch(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 
 
-def _autograd_safe(tensor: Tensor) -> Tensor:
+def autograd_safe(tensor: Tensor) -> Tensor:
+    """`tensor` such that autograd may save it; a copy, if it was made in inference mode."""
     # A clone made in inference mode would again be an inference tensor.
     with torch.inference_mode(mode=False):
         return tensor.clone() if tensor.is_inference() else tensor
@@ -241,71 +281,17 @@ def collate_texts(
     padding_side: PaddingSide = "right",
 ) -> TokenBatch:
     """Pad `texts` into one `TokenBatch`; text `i` belongs to episode `episode[i]` (non-decreasing)."""
-    width = max((len(text.read) for text in texts), default=1)
-    input_ids = torch.full((len(texts), width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(input_ids)
+    input_ids, mask = padded_texts([text.read for text in texts], pad_id, padding_side)
+    width = input_ids.shape[1]
     positions: list[int] = []
     targets: list[int] = []
     rows: list[int] = []
     for row, text in enumerate(texts):
-        length = len(text.read)
-        start = width - length if padding_side == "left" else 0
-        input_ids[row, start : start + length] = torch.tensor(text.read)
-        mask[row, start : start + length] = 1
+        start = width - len(text.read) if padding_side == "left" else 0
         # The logits at a token predict the next one.
         first = row * width + start + text.answer_start - 1
         positions.extend(range(first, first + len(text.answer)))
         targets.extend(text.answer)
         rows.extend([row] * len(text.answer))
-    as_long = [torch.tensor(values, dtype=torch.long) for values in (positions, targets, rows, list(episode))]
-    return TokenBatch(input_ids, mask, *as_long)
-
-
-@dataclass
-class EditBatch:
-    """E independent episodes: each has edits, paraphrases and locality texts; for evaluation also further probes.
-
-    Args:
-        num_episodes: E.
-        edit: the edit prompts with their new targets.
-        rephrase: paraphrases of the edit prompts with the same targets.
-        locality: unrelated questions with their answers.
-        locality_kinds: further locality questions, by kind (evaluation only).
-        portability: questions that follow from the edit, by kind (evaluation only).
-        ground_truth: the edit prompts with their old answers, where known (evaluation only).
-        slices: for each named part of the data set, `[E]` booleans: is the episode in it (evaluation only)?
-        counted: false for a repeated batch that only keeps this process in step with the others (evaluation only).
-    """
-
-    num_episodes: int
-    edit: TokenBatch
-    rephrase: TokenBatch
-    locality: TokenBatch
-    locality_kinds: dict[str, TokenBatch] = field(default_factory=dict)
-    portability: dict[str, TokenBatch] = field(default_factory=dict)
-    ground_truth: TokenBatch | None = None
-    slices: dict[str, Tensor] = field(default_factory=dict)
-    counted: bool = True
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> EditBatch:
-        """A copy on `device`; Lightning calls this."""
-        return self._map(lambda value: value.to(device, **kwargs))
-
-    def outside_inference_mode(self) -> EditBatch:
-        """The same batch in tensors that autograd may save."""
-        return self._map(
-            lambda value: value.outside_inference_mode() if isinstance(value, TokenBatch) else _autograd_safe(value)
-        )
-
-    def _map(self, function: Any) -> EditBatch:
-        def visit(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {key: function(item) for key, item in value.items()}
-            return value if value is None or isinstance(value, int) else function(value)
-
-        return EditBatch(**{f.name: visit(getattr(self, f.name)) for f in fields(self)})
-
-    def token_counts(self) -> tuple[int, int]:
-        """Real tokens and padded tokens of the three training parts, to measure padding waste."""
-        parts = (self.edit, self.rephrase, self.locality)
-        return sum(int(p.attention_mask.sum()) for p in parts), sum(p.input_ids.numel() for p in parts)
+    numbers = (torch.tensor(values, dtype=torch.long) for values in (positions, targets, rows, list(episode)))
+    return TokenBatch(input_ids, mask, next(numbers), next(numbers), next(numbers), next(numbers))

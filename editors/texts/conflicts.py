@@ -26,7 +26,11 @@ class Conflict:
 
 
 def normalised(text: str) -> str:
-    """`text` without what does not change a question: case, width of characters, spaces, marks at the ends."""
+    """`text` without what does not change a question: case, width of characters, spaces, marks at the ends.
+
+    >>> normalised("  What is the capital of  France? ")
+    'what is the capital of france'
+    """
     words = unicodedata.normalize("NFKC", text).casefold().split()
     return " ".join(words).strip(" ?!.,:;\"'")
 
@@ -36,6 +40,11 @@ def find_conflicts(requests: Iterable[EditRequest]) -> list[Conflict]:
 
     Two requests are about the same fact if their normalised prompts are equal, or if both name subject and relation and
     these are. A paraphrase is not recognised otherwise.
+
+    >>> question = "What is the capital of France?"
+    >>> requests = [EditRequest(question, "Cairo"), EditRequest(question.lower(), "Rome"), EditRequest("Who?", "Ann")]
+    >>> print(*find_conflicts(requests))
+    'What is the capital of France?' → 'Cairo' | 'Rome'
     """
     same: dict[tuple[str, ...], list[EditRequest]] = {}
     for request in requests:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -21,11 +21,15 @@ from editors.texts.batches import (
     IGNORED,
     MODEL_LIMIT,
     PaddingSide,
+    Text,
     TokenBatch,
     collate_texts,
     encode_answers,
     encoding_faults,
 )
+from editors.texts.episodes import RequestBatch
+from editors.texts.padding import padded, padded_texts
+from editors.texts.requests import EditRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,6 +75,24 @@ class TextEncoder(ABC):
     @abstractmethod
     def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """For each pair why `batch` would refuse it; empty where it would not."""
+
+    def requests(
+        self,
+        episodes: Sequence[Sequence[EditRequest]],
+        max_length: int | None = None,
+        limit_name: str = MODEL_LIMIT,
+    ) -> RequestBatch:
+        """Edit requests with their tokens; arguments and errors are those of `batch`.
+
+        Args:
+            episodes: the requests of each episode.
+            max_length: longest text in tokens; `None` for no limit.
+            limit_name: the name of what sets `max_length`, for the error message.
+        """
+        requests = tuple(request for own in episodes for request in own)
+        owner = [number for number, own in enumerate(episodes) for _ in own]
+        pairs = [(request.prompt, request.target) for request in requests]
+        return RequestBatch(requests, self.batch(pairs, owner, max_length, limit_name), len(episodes))
 
     def scored(self, tokens: TokenBatch) -> TokenBatch:
         """`tokens` of `batch` with those answer tokens to predict that metrics count."""
@@ -122,17 +144,21 @@ class DecoderOnlyTexts(TextEncoder):
         limit_name: str = MODEL_LIMIT,
         padding_side: PaddingSide = "right",
     ) -> TokenBatch:
-        """See `TextEncoder.batch`; also refuses a prompt that yields no token."""
+        """Prompt and answer as one text; refuses a prompt without a token too: nothing would predict its answer."""
         texts = encode_answers(self.tokenizer, pairs, max_length, limit_name, self._end_id)
-        return collate_texts(texts, episode, self._pad_id, padding_side)
+        return _in_words(collate_texts(texts, episode, self._pad_id, padding_side), pairs)
 
     def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
-        """See `TextEncoder.faults`."""
+        """Of prompt and answer as one text, whose tokens are counted together."""
         return encoding_faults(self.tokenizer, pairs, max_length, limit_name, self._end_id)
 
     def scored(self, tokens: TokenBatch) -> TokenBatch:
-        """See `TextEncoder.scored`: all but the end-of-text token."""
+        """All but the end-of-text token."""
         return tokens if self._end_id is None else tokens.without_last_answer_token()
+
+
+def _in_words(tokens: TokenBatch, pairs: _Pairs) -> TokenBatch:
+    return replace(tokens, texts=tuple(Text(*pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -167,17 +193,17 @@ class EncoderDecoderTexts(TextEncoder):
         limit_name: str = MODEL_LIMIT,
         padding_side: PaddingSide = "right",  # noqa: ARG002
     ) -> TokenBatch:
-        """See `TextEncoder.batch`. Always padded on the right, because BART counts positions from the left edge.
+        """Prompts for the encoder, answers for the decoder; always padded on the right: BART counts from the left edge.
 
         `max_length` holds for prompt and answer each.
         """
         encoded = self._encode(pairs)
         for fault in filter(None, self._faults(pairs, encoded, max_length, limit_name)):
             raise EditorError(fault)
-        return collate_pairs(encoded, episode, self._pad_id)
+        return _in_words(collate_pairs(encoded, episode, self._pad_id), pairs)
 
     def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
-        """See `TextEncoder.faults`."""
+        """Of prompt and answer each."""
         return self._faults(pairs, self._encode(pairs), max_length, limit_name)
 
     @property
@@ -214,21 +240,14 @@ def _fault(prompt: str, answer: str, ids: EncodedPair, max_length: int | None, l
 
 def collate_pairs(pairs: Sequence[EncodedPair], episode: Sequence[int], pad_id: int) -> TokenBatch:
     """Pad `pairs` on the right into one batch; pair `i` belongs to episode `episode[i]` (non-decreasing)."""
-    input_ids = _padded([pair.prompt for pair in pairs], pad_id)
-    mask = _padded([[1] * len(pair.prompt) for pair in pairs], 0)
-    labels = _padded([pair.labels for pair in pairs], IGNORED)
+    input_ids, mask = padded_texts([pair.prompt for pair in pairs], pad_id)
+    labels = padded([pair.labels for pair in pairs], IGNORED)
     width = labels.shape[1]
     places = [(row, place) for row, p in enumerate(pairs) for place in range(p.answer_start, len(p.labels))]
     rows = torch.tensor([row for row, _ in places], dtype=torch.long)
     positions = torch.tensor([row * width + place for row, place in places], dtype=torch.long)
     owners = torch.tensor(list(episode), dtype=torch.long)
     return TokenBatch(input_ids, mask, positions, labels.flatten()[positions], rows, owners, labels)
-
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    width = max((len(row) for row in rows), default=1)
-    filled = [[*row, *[value] * (width - len(row))] for row in rows]
-    return torch.tensor(filled, dtype=torch.long).reshape(len(rows), width)
 
 
 def text_encoder(

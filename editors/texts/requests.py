@@ -30,12 +30,12 @@ class EditRequest:
     Args:
         prompt: a question or cloze whose answer has to change ("What is the capital of France?").
         target: the answer the edited model must give ("Cairo").
-        subject: what the fact is about ("France"); with `relation` it tells that two differently worded requests are
-            about the same fact. Nothing else uses them.
+        subject: what the fact is about ("France"). Methods that edit at the subject's tokens need it; together with
+            `relation` it tells that two differently worded requests are about the same fact.
         relation: what is said of the subject ("capital").
 
     Raises:
-        EditorError: a text is missing, blank, or not a string, or there is a subject without a relation.
+        EditorError: a text is missing, blank, or not a string.
     """
 
     prompt: str
@@ -44,13 +44,17 @@ class EditRequest:
     relation: str | None = None
 
     def __post_init__(self) -> None:
-        fact = () if (self.subject, self.relation) == (None, None) else ("subject", "relation")
-        for name in ("prompt", "target", *fact):
+        given = (name for name in ("subject", "relation") if getattr(self, name) is not None)
+        for name in ("prompt", "target", *given):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise EditorError(f"EditRequest.{name} must be a non-empty text, got {value!r}")
             require_unicode(value, f"EditRequest.{name}")
 
     def texts(self) -> dict[str, str]:
-        """The fields that are given, by name; `EditRequest(**texts)` is this request."""
+        """The fields that are given, by name; `EditRequest(**texts)` is this request.
+
+        >>> EditRequest("What is the capital of France?", "Cairo").texts()
+        {'prompt': 'What is the capital of France?', 'target': 'Cairo'}
+        """
         return {name: text for name, text in asdict(self).items() if text is not None}

@@ -43,32 +43,32 @@ class TorchCompile:
     mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
     parts: Literal["all", "network", "base_model"] = "all"
 
-    def check(self, *, quantised: bool, divided: bool, scaled: bool, on_cpu: bool) -> None:
+    def check(self, *, quantised: bool, sharded: bool, scaled: bool, on_cpu: bool) -> None:
         """Refuse what cannot be compiled, before anything is loaded.
 
         Args:
             quantised: the base model will be.
-            divided: the strategy divides models among processes.
+            sharded: the strategy shards the models.
             scaled: the base model computes in float16 (16-mixed), so that its gradients are scaled.
             on_cpu: training runs there.
 
         Raises:
             EditorError: it cannot be, or there is no compiler.
         """
-        if divided:
+        if sharded:
             raise EditorError(
-                "model.torch_compile needs a strategy that keeps models whole: DDP, ZeRO-1 or ZeRO-2. FSDP and ZeRO-3 "
-                "gather the weights in hooks on every layer, which torch.compile would have to take apart"
+                "model.training.torch_compile needs a strategy that keeps models whole: DDP, ZeRO-1 or ZeRO-2. FSDP "
+                "and ZeRO-3 gather the weights in hooks on every layer, which torch.compile would have to take apart"
             )
         if quantised and self.parts != "network":
             raise EditorError(
-                f"model.torch_compile.parts {self.parts!r} needs a base model whose weights are numbers; with "
+                f"model.training.torch_compile.parts {self.parts!r} needs a base model whose weights are numbers; with "
                 "model.base_model.quantization, use parts network"
             )
         if scaled and self.parts != "network":
             raise EditorError(
-                f"model.torch_compile.parts {self.parts!r} cannot do with trainer.precision 16-mixed; {_PASSED_TWICE}. "
-                "Use parts network, or bf16-mixed"
+                f"model.training.torch_compile.parts {self.parts!r} cannot do with trainer.precision 16-mixed; "
+                f"{_PASSED_TWICE}. Use parts network, or bf16-mixed"
             )
         if on_cpu:
             _require_compiler()
@@ -91,21 +91,21 @@ class CompiledForwards:
         self._forwards: list[tuple[nn.Module, Any]] = [(m, torch.compile(m.forward, **options)) for m in modules]
 
     @classmethod
-    def of(cls, settings: TorchCompile, frozen: FrozenLM, network_parts: Iterable[nn.Module]) -> CompiledForwards:
+    def of(cls, settings: TorchCompile, lm: FrozenLM, network_parts: Iterable[nn.Module]) -> CompiledForwards:
         """What `settings` say of a base model and of modules of a hypernetwork.
 
         Raises:
             EditorError: a base model in float16 is to be compiled.
         """
-        if settings.parts != "network" and frozen.model.dtype == torch.float16:
+        if settings.parts != "network" and lm.model.dtype == torch.float16:
             raise EditorError(
-                f"model.torch_compile.parts {settings.parts!r} needs a base model in float32 or bfloat16, and this one "
-                f"is in float16; {_PASSED_TWICE}. Use parts network, or set model.base_model.dtype"
+                f"model.training.torch_compile.parts {settings.parts!r} needs a base model in float32 or bfloat16, and "
+                f"this one is in float16; {_PASSED_TWICE}. Use parts network, or set model.base_model.dtype"
             )
-        base = [] if settings.parts == "network" else hook_free_parts(frozen.model, frozen.sites)
+        base = [] if settings.parts == "network" else hook_free_parts(lm.model, lm.sites)
         if base:
             # Going on behind keys would be compiled for every block by itself: each has a number that its graph holds.
-            frozen.read_whole_texts()
+            lm.stop_prefix_sharing()
         network = [] if settings.parts == "base_model" else network_parts
         return cls([*base, *network], settings.mode)
 
@@ -153,6 +153,6 @@ def _require_compiler() -> None:
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         raise EditorError(
-            f"model.torch_compile needs a C++ compiler on a CPU, and {compiler!r} is not on the PATH. Install it, name "
-            "another one in the environment variable CXX, or leave model.torch_compile out"
+            f"model.training.torch_compile needs a C++ compiler on a CPU, and {compiler!r} is not on the PATH. "
+            "Install it, name another one in the environment variable CXX, or leave model.training.torch_compile out"
         )

@@ -23,7 +23,8 @@ from editors.base_models.loading import BaseModelConfig, load_base_model, weight
 from editors.common.collectives import is_sharded
 from editors.common.errors import EditorError
 from editors.common.sharding import load_whole_state, own_part, whole_state
-from editors.training.module import FROZEN_PREFIX, Editor
+from editors.training.learned import LearnedEditor
+from editors.training.module import FROZEN_PREFIX
 
 # What the tests run with. Methods of both that are private are overridden or called here.
 TESTED = {"lightning": ">=2.6.6,<2.7", "deepspeed": ">=0.19.8,<0.20"}
@@ -37,9 +38,9 @@ _ZERO_DTYPE: dict[torch.dtype, dict[str, Any]] = {
 
 
 class ZeRO(DeepSpeedStrategy):
-    """DeepSpeed's ZeRO: optimiser state (stage 1), gradients (2) and all parameters (3) divided among processes.
+    """DeepSpeed's ZeRO: optimiser state (stage 1), gradients (2) and all parameters (3) sharded.
 
-    Under stage 3 the frozen base model is divided too, and is loaded in parts. Checkpoints hold the editor alone, in
+    Under stage 3 the frozen base model is sharded too, and is loaded in parts. Checkpoints hold the editor alone, in
     one file with whole tensors, as under any other strategy: a run goes on under another one, or with more processes.
 
     Args:
@@ -68,7 +69,7 @@ class ZeRO(DeepSpeedStrategy):
     ) -> None:
         require_tested_versions()
         if offload_parameters and stage != 3:
-            raise EditorError(f"offload_parameters needs stage 3, got stage {stage}: only there are they divided")
+            raise EditorError(f"offload_parameters needs stage 3, got stage {stage}: only there are they sharded")
         if keep_whole_below < 1:
             raise EditorError(
                 f"keep_whole_below must be at least 1, got {keep_whole_below}: scalars are read in between"
@@ -136,7 +137,7 @@ class ZeRO(DeepSpeedStrategy):
         if not self.zero_stage_3:
             super().teardown()
             return
-        # What DeepSpeed has divided stays where it is: at the end of training callbacks still read it.
+        # What DeepSpeed has sharded stays where it is: at the end of training callbacks still read it.
         assert self.accelerator is not None
         self.accelerator.teardown()
         self.checkpoint_io.teardown()
@@ -158,16 +159,12 @@ class ZeRO(DeepSpeedStrategy):
                 "Use 32-true; the frozen layers compute in the type of model.base_model.dtype"
             )
         self._init_config_if_needed()
-        self._editor.load_model = self.load_base_model
-        try:
-            yield
-        finally:
-            del self._editor.load_model
+        yield
 
     def load_base_model(self, config: BaseModelConfig) -> PreTrainedModel:
         """Load the base model; under stage 3 each process keeps its part of every weight as soon as it is read.
 
-        A GGUF file is read whole by every process, and divided when training starts.
+        A GGUF file is read whole by every process, and sharded when training starts.
         """
         if not self.zero_stage_3 or config.name.endswith(".gguf"):
             return load_base_model(config)
@@ -185,8 +182,8 @@ class ZeRO(DeepSpeedStrategy):
     # --- checkpoints: one file, whole tensors, the editor alone ------------------------------------------------------
 
     @property
-    def _editor(self) -> Editor:
-        assert isinstance(self.lightning_module, Editor)
+    def _editor(self) -> LearnedEditor:
+        assert isinstance(self.lightning_module, LearnedEditor)
         return self.lightning_module
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,20 @@ from transformers import PreTrainedModel
 
 from benchmarks import growth
 from benchmarks.growth import Cost, Size, last_blocks, measure_growth
-from benchmarks.measure import UnitPass
 from benchmarks.setting import Setting
 from editors.base_models.loading import load_base_model
 from editors.common.errors import UsageError
-from editors.lm.batching.text_groups import Text
-from editors.lm.frozen import FrozenLM
-from editors.lm.prefix import FrozenPrefix
-from tests.tiny_world import write_model
+from tests.tiny_models import tiny_lm
+from tests.tiny_world import write_model, write_tokenizer
 
 VALUES = {"blocks": (2, 4), "edited_blocks": (1, 2), "rank": (4, 8), "episodes": (1, 2, 3), "tokens": (6, 9)}
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return Setting(str(write_model(tmp_path_factory.mktemp("growth_model"))))
+    folder = write_model(tmp_path_factory.mktemp("growth_model"))
+    write_tokenizer(folder)
+    return Setting(str(folder))
 
 
 @pytest.fixture
@@ -44,11 +42,11 @@ def test_a_model_is_cut_and_put_back(model: PreTrainedModel) -> None:
 
     before, last = run(), model.model.layers[-1]
     with last_blocks(model, 1):
-        assert FrozenLM(model, num_blocks=1).prefix_depth == 0
+        assert tiny_lm(model, num_blocks=1).prefix_depth == 0
         assert model.model.layers[0] is last
         assert not torch.allclose(run(), before)
     assert torch.equal(run(), before)
-    assert FrozenLM(model, num_blocks=1).prefix_depth == 3
+    assert tiny_lm(model, num_blocks=1).prefix_depth == 3
 
 
 @pytest.mark.parametrize("count", [0, 5])
@@ -57,38 +55,29 @@ def test_blocks_that_are_not_there_are_refused(model: PreTrainedModel, count: in
         pass
 
 
-def test_one_size_at_a_time_is_changed_and_the_reference_is_measured_once(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_size_at_a_time_is_changed_and_the_reference_is_measured_once(setting: Setting) -> None:
     measured: list[Size] = []
 
     def seconds(_: object, __: object, size: Size, steps: int) -> tuple[float, float]:
         measured.append(size)
         return 6.0 * steps * size.episodes, 3.0
 
-    monkeypatch.setattr(growth, "_seconds", seconds)
-    monkeypatch.setattr(UnitPass, "__call__", lambda _: 4.0)
-    costs = measure_growth(setting, VALUES, steps=2)
+    costs = measure_growth(setting, VALUES, 2, seconds)
     reference = Size(blocks=4, edited_blocks=1, rank=4, episodes=2, tokens=6)
     assert {axis: [c.size for c in own] for axis, own in costs.items()} == {
         axis: [replace(reference, **{axis: value}) for value in own] for axis, own in VALUES.items()
     }
-    assert all((cost.cold, cost.warm) == (3.0, 0.75 / cost.size.episodes) for own in costs.values() for cost in own)
+    for cost in (cost for own in costs.values() for cost in own):
+        assert cost.unit > 0
+        in_seconds = [units * cost.unit for units in (cost.cold, cost.warm)]
+        assert in_seconds == pytest.approx([12.0, 3.0 / cost.size.episodes]), "of one edit"
     assert len(measured) == len(set(measured)) == 1 + sum(len(own) - 1 for own in VALUES.values())
 
 
-def test_once_warm_no_text_is_read_again(
-    setting: Setting, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = growth._Training(setting, model, Size(4, 1, 4, episodes=2, tokens=6))
-    passes: list[int] = []
-    original = FrozenPrefix._read
-
-    def read(prefix: FrozenPrefix, texts: Sequence[Text], *rest: Any) -> dict[Text, torch.Tensor]:
-        passes.append(len(texts))
-        return original(prefix, texts, *rest)
-
-    monkeypatch.setattr(FrozenPrefix, "_read", read)
+def test_once_warm_no_text_is_read_again(setting: Setting, model: PreTrainedModel) -> None:
+    run = growth.Steps(setting, model, Size(4, 1, 4, episodes=2, tokens=6))
+    passes: list[int] = []  # how many texts the first block computes at a time
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
     run.median_seconds(1)
     assert passes == [6, 6]
     run.warm_up()

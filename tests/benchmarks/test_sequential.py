@@ -14,10 +14,10 @@ from callbacks.export import export_artifact
 from datamodules import ZsRE
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import load_base_model, load_tokenizer
-from editors.lm.frozen import FrozenLM
-from editors.methods.registry import EDITORS
+from editors.making.registry import registered_methods
 from editors.texts.batches import collate_texts, encode_answers
 from editors.texts.requests import EditRequest
+from tests.tiny_models import tiny_lm
 from tests.tiny_world import MODELS, TinyWorld
 
 
@@ -25,7 +25,7 @@ from tests.tiny_world import MODELS, TinyWorld
 def artifact(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained exported editor."""
     arguments = MODELS[request.param](tiny_world.model)["init_args"]
-    module = EDITORS[request.param].load_module()(arguments.pop("base_model"), **arguments)
+    module = registered_methods()[request.param].load_module()(arguments.pop("base_model"), **arguments)
     module.configure_model()
     return export_artifact(module, tmp_path_factory.mktemp("sequential") / "artifact", {})
 
@@ -38,12 +38,12 @@ def test_points_are_those_of_all_edits_in_force_together(artifact: Path, tiny_wo
     one, four = sequential_edits(editor, model, tokenizer, records, [1, 4], scored=2)
     assert (one.edits, four.edits) == (1, 4)
     edit = editor.edit(model, tokenizer, [EditRequest(r.prompt, r.target_new) for r in records])
-    frozen = FrozenLM(model, list(editor.config.site_widths))
+    lm = tiny_lm(model, list(editor.config.site_widths))
 
     def share(prompt: str, answer: str, *, kept: bool) -> float:
         tokens = collate_texts(encode_answers(tokenizer, [(prompt, answer)]), [0], 2)
-        wanted = frozen.logits(tokens).argmax(-1) if kept else tokens.targets
-        return float((frozen.logits(tokens, edit).argmax(-1) == wanted).float().mean())
+        wanted = lm.logits(tokens).argmax(-1) if kept else tokens.targets
+        return float((lm.logits(tokens, edit).argmax(-1) == wanted).float().mean())
 
     scored = (records[0], records[2])
     reliability = [share(r.prompt, r.target_new, kept=False) for r in scored]

@@ -31,7 +31,7 @@ def test_a_small_rate_descends_and_rate_0_changes_nothing(base_model: BaseModelC
     editor = site_probe.untrained_editor(base_model, batches[:2])
     edit, rephrase, locality = site_probe.probe(editor, batches[2:], 0.0)
     with torch.no_grad():
-        plain = torch.cat([answer_nll(editor.frozen.logits(b.edit), b.edit.targets) for b in batches[2:]]).mean()
+        plain = torch.cat([answer_nll(editor.lm.logits(b.edit), b.edit.targets) for b in batches[2:]]).mean()
     assert edit == pytest.approx(float(plain), rel=1e-5)
     assert rephrase > 0
     assert locality == pytest.approx(0, abs=1e-6)

@@ -31,7 +31,7 @@ def test_a_process_alone_holds_everything(tiny_world: TinyWorld, tmp_path: Path)
     report = '--trainer.callbacks=[{"class_path": "callbacks.MemoryReport"}]'
     cli = tiny_world.run("fit", tmp_path / "runs", report, "--trainer.max_steps=1")
     (held,) = json.loads((Path(cli.trainer.default_root_dir) / "results/memory.json").read_text())
-    base, editor = (sum(p.numel() for p in m.parameters()) for m in (cli.model.frozen, cli.model.network))
+    base, editor = (sum(p.numel() for p in m.parameters()) for m in (cli.model.lm, cli.model.network))
     assert (held["base_parameters"], held["base_bytes"]) == (base, 4 * base)
     assert (held["editor_parameters"], held["editor_bytes"]) == (editor, 4 * editor)
     assert 0 < held["bytes_before"] <= held["peak_loading"]

@@ -14,13 +14,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.examples import ExampleTable, _table, example_rows
+from callbacks.examples import ExampleTable, example_rows, example_table
 from callbacks.export import ExportArtifact
 from callbacks.plots import ResultPlot
 from callbacks.results import ResultsFile, metrics_table, stage_metrics
 from datamodules.base import EditDataModule
 from datamodules.records import EditRecord, Probe
 from editors.base_models.loading import BaseModelConfig
+from editors.lm.ask import ask
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
 from editors.training.run.provenance import run_facts
@@ -104,7 +105,7 @@ def test_facts_name_model_data_seed_and_versions(tmp_path: Path, editor: MEND, m
     data = SimpleNamespace(data_hash=lambda: {"train": "abc"})
     facts = run_facts(trainer(tmp_path, datamodule=data), editor)
     assert facts["base_model"] == editor.base_model.name
-    assert facts["edit_sites"] == editor.frozen.sites
+    assert facts["edit_sites"] == editor.lm.sites
     assert (facts["data"], facts["seed"], facts["command"]) == ({"train": "abc"}, "11", "train.py fit --x")
     assert facts["versions"]["torch"] == torch.__version__
 
@@ -131,7 +132,7 @@ def test_examples_ask_edit_paraphrase_and_neighbour(editor: MEND) -> None:
     assert {r["edit"] for r in rows} == {"Who founded Dor? → Anna Weld"}
     assert any(r["before"] != r["after"] for r in rows)
     assert editor.training
-    assert not any(module._forward_hooks for module in editor.frozen.model.modules())
+    assert ask(editor.lm.model, editor.tokenizer, [r["question"] for r in rows]) == [r["before"] for r in rows]
 
 
 def test_examples_gather_no_statistics(editor: MEND) -> None:
@@ -143,7 +144,7 @@ def test_examples_gather_no_statistics(editor: MEND) -> None:
 
 def test_example_table_shows_what_looks_like_markup() -> None:
     row = {"edit": "[/INST] → [x]", "kind": "edit", "question": "[/b]?", "before": "[/INST]", "after": "[red]"}
-    text = shown(_table([row], "title"))
+    text = shown(example_table([row], "title"))
     assert all(part in text for part in ("[/INST] → [x]", "[/b]?", "[red]"))
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning import Callback, Trainer, seed_everything
-from torch import Tensor
 
 from callbacks.watchdog import TrainingFault, Watchdog
 from datamodules.base import EditDataModule
 from datamodules.sources import ZsRE
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
+from editors.lm.losses import EpisodeLosses
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
-from tests.callbacks.faults import PoisonedGradient, PoisonedParameter, StillTransforms
+from editors.training.config import TrainingConfig
+from tests.callbacks.faults import LostLocality, PoisonedGradient, PoisonedParameter, StillTransforms
 from tests.tiny_world import TinyWorld, as_from_a_shell
 
 PATIENCE = 3
@@ -27,7 +30,7 @@ def train(
 ) -> Trainer:
     """Train a few steps with `faults` and then a watchdog."""
     base = BaseModelConfig(str(world.model), dtype="float32", num_blocks=2)
-    settings = {"mend": MENDConfig(rank=4, edit_rate=0.05), "learning_rate": 1e-3, **model}
+    settings = {"mend": MENDConfig(rank=4, edit_rate=0.05), "training": TrainingConfig(learning_rate=1e-3), **model}
     data = EditDataModule(base, [ZsRE("train.json")], [], [], path=str(world.data), episodes_per_batch=4)
     trainer = Trainer(
         accelerator="cpu",
@@ -70,7 +73,7 @@ def test_infinite_gradient_of_a_finite_loss_stops(tiny_world: TinyWorld, tmp_pat
 
 def test_zero_gradient_stops(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(TrainingFault, match=r"check base_model\.sites") as error:
-        train(tiny_world, tmp_path, c_edit=0.0, c_loc=0.0)
+        train(tiny_world, tmp_path, training=TrainingConfig(c_edit=0.0, c_loc=0.0))
     assert fault(error) == "every gradient of a parameter group is zero"
 
 
@@ -89,13 +92,9 @@ def test_edit_that_changes_nothing_stops(tiny_world: TinyWorld, tmp_path: Path) 
     assert fault(error) == "the edited logits equal the base model's"
 
 
-def test_locality_kl_of_zero_stops(tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(base_logits: Tensor, edited_logits: Tensor, **_: object) -> Tensor:
-        return (edited_logits - edited_logits).sum(dim=-1)
-
-    monkeypatch.setattr("editors.lm.losses.locality_kl", lost)
+def test_locality_kl_of_zero_stops(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(TrainingFault, match="bfloat16 rounds very small updates away") as error:
-        train(tiny_world, tmp_path)
+        train(tiny_world, tmp_path, LostLocality())
     assert fault(error) == "the locality KL is exactly zero"
 
 
@@ -106,12 +105,18 @@ def test_fewer_faults_than_the_patience_are_borne(tiny_world: TinyWorld, tmp_pat
 
 def test_faults_must_come_in_a_row() -> None:
     watchdog = Watchdog(patience=2)
-    for _ in range(3):
-        watchdog._count("the loss is NaN or infinite", True)
-        watchdog._count("the loss is NaN or infinite", False)
-    watchdog._count("the loss is NaN or infinite", True)
+    for total in (torch.nan, 1.0, torch.inf, 1.0, torch.nan, 1.0, torch.nan):
+        after_a_step(watchdog, total)
     with pytest.raises(TrainingFault, match="2 times in a row"):
-        watchdog._count("the loss is NaN or infinite", True)
+        after_a_step(watchdog, torch.nan)
+
+
+def after_a_step(watchdog: Watchdog, total: float) -> None:
+    """Show the watchdog a step with this loss."""
+    editor = MEND(BaseModelConfig("nothing"))
+    editor.last_losses = EpisodeLosses(*map(torch.tensor, (total, 1.0, 1.0, 1.0)))
+    batch: Any = SimpleNamespace(locality=SimpleNamespace(num_texts=1))
+    watchdog.on_train_batch_end(Trainer(logger=False, enable_checkpointing=False), editor, None, batch, 0)
 
 
 @pytest.mark.parametrize("arguments", [{"patience": 0}, {"every_n_steps": 0}])

@@ -183,7 +183,7 @@ def test_records_with_too_long_texts_may_be_left_out(
     made = overlong(tiny_world, tmp_path, skip_invalid=True)
     numbers = {split: [int(r.subject[4:]) for r in records] for split, records in made.records.items()}
     assert numbers == {"train": [1], "val": [4], "test": [6]}
-    assert [probe.prompt for probe in made._pool] == ["nq question: who lives here"]
+    assert [probe.prompt for probe in made.pool] == ["nq question: who lives here"]
     assert "5 of 9 row(s) are broken" in caplog.text
 
 
@@ -200,8 +200,8 @@ def test_pool_files_are_read_from_the_data_folder(tiny_world: TinyWorld, tmp_pat
     made = module(
         tiny_world, path=str(tmp_path), train=[Given([record(1)])], val=[], test=[], locality_pool=["pool.json"]
     )
-    assert [probe.answer for probe in made._pool] == ["thing 0", "thing 1", "thing 2"]
-    assert made._pool == read_locality_pool(tmp_path / "pool.json")
+    assert [probe.answer for probe in made.pool] == ["thing 0", "thing 1", "thing 2"]
+    assert made.pool == read_locality_pool(tmp_path / "pool.json")
     batch = next(iter(made.train_dataloader()))
     assert batch.locality.num_texts == 1
 
@@ -212,7 +212,7 @@ def test_pool_questions_of_the_test_split_are_leaks(tiny_world: TinyWorld, tmp_p
     settings = {"path": str(tmp_path), "train": [1], "test": [2], "locality_pool": ["pool.json"]}
     with pytest.raises(DataError, match=r"(?s)locality pool and test share 1 edit prompt.*\(pool\.json row 0\)"):
         given(tiny_world, **settings)
-    assert [probe.prompt for probe in given(tiny_world, **settings, on_leak="drop")._pool] == [
+    assert [probe.prompt for probe in given(tiny_world, **settings, on_leak="drop").pool] == [
         "nq question: who founded Town9"
     ]
 

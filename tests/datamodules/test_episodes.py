@@ -14,8 +14,9 @@ from editors.base_models.loading import BaseModelConfig, load_tokenizer
 from editors.lm.losses import EpisodeLosses
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
-from editors.texts.batches import EditBatch, PaddingSide, TokenBatch
+from editors.texts.batches import TokenBatch
 from editors.texts.encoders import DecoderOnlyTexts
+from editors.texts.episodes import EditBatch
 from tests.tiny_world import TinyWorld
 
 PROMPTS = ("What is the capital of Belfen?", "Who founded Dor?", "Which language do people in Gal speak every day?")
@@ -38,7 +39,7 @@ RECORDS = [record(number) for number in range(3)]
 
 @pytest.fixture(scope="module")
 def collate(tiny_world: TinyWorld) -> EpisodeCollator:
-    return EpisodeCollator(DecoderOnlyTexts(load_tokenizer(BaseModelConfig(str(tiny_world.model)))), 64, "right")
+    return EpisodeCollator(DecoderOnlyTexts(load_tokenizer(BaseModelConfig(str(tiny_world.model)))), 64)
 
 
 @pytest.fixture(scope="module")
@@ -225,13 +226,20 @@ def losses(editor: MEND, batch: EditBatch) -> EpisodeLosses:
     return editor.episode_losses(batch).detach()
 
 
-def padded(tiny_world: TinyWorld, side: PaddingSide) -> EditBatch:
+class PaddedOnTheLeft(DecoderOnlyTexts):
+    """Pads where no other text does."""
+
+    def batch(self, pairs: Any, episode: Any, max_length: Any = None, *_: Any, **__: Any) -> TokenBatch:
+        return super().batch(pairs, episode, max_length, padding_side="left")
+
+
+def padded(tiny_world: TinyWorld, encoder: type[DecoderOnlyTexts]) -> EditBatch:
     tokenizer = load_tokenizer(BaseModelConfig(str(tiny_world.model)))
-    return training(EpisodeCollator(DecoderOnlyTexts(tokenizer), 64, side))[(0, [[0], [1], [2]])]
+    return training(EpisodeCollator(encoder(tokenizer), 64))[(0, [[0], [1], [2]])]
 
 
 def test_padding_side_changes_no_loss(editor: MEND, tiny_world: TinyWorld) -> None:
-    left, right = (padded(tiny_world, side) for side in ("left", "right"))
+    left, right = (padded(tiny_world, encoder) for encoder in (PaddedOnTheLeft, DecoderOnlyTexts))
     assert (left.edit.attention_mask == 0).any()
     assert not torch.equal(left.edit.input_ids, right.edit.input_ids)
     wanted, found = losses(editor, left), losses(editor, right)

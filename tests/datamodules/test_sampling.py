@@ -10,7 +10,8 @@ import pytest
 from torch.utils.data import Dataset
 
 from datamodules.sampling import EpisodeLoader, EpisodeNumbers, EpisodeSampler
-from editors.texts.batches import EditBatch, collate_texts
+from editors.texts.batches import collate_texts
+from editors.texts.episodes import EditBatch, RequestBatch
 
 LENGTHS = random.Random(7).choices(range(5, 80), k=203)
 BATCH = 4
@@ -102,7 +103,7 @@ class Numbered(Dataset[EditBatch]):
 
     def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
         nothing = collate_texts([], [], 0)
-        return EditBatch(len(numbers[1]), nothing, nothing, nothing)
+        return EditBatch(RequestBatch((), nothing, len(numbers[1])), nothing, nothing)
 
 
 # --- evaluation order ------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def test_mend_trains_on_a_base_model_in_four_bits(tiny_world: TinyWorld, tmp_pat
 def test_a_compiled_training_finds_what_a_plain_one_finds(tiny_world: TinyWorld, tmp_path: Path, editor: str) -> None:
     """Which parts are compiled, and that losses agree more closely, is tested on the CPU."""
     found = {}
-    for name, options in (("plain", []), ("compiled", ["--model.torch_compile.parts=all"])):
+    for name, options in (("plain", []), ("compiled", ["--model.training.torch_compile.parts=all"])):
         under = ["--config=configs/strategy/single_gpu.yaml", "--trainer.devices=1", *options]
         done = run_process(tiny_world.arguments("fit", tmp_path / name, *under, editor=editor))
         assert done.returncode == 0, done.stderr

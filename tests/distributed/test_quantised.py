@@ -27,7 +27,11 @@ def losses(root: Path) -> list[float]:
 
 def test_losses_are_those_of_one_process(tiny_world: TinyWorld, tmp_path: Path) -> None:
     def arguments(name: str, episodes: int, *more: str) -> list[str]:
-        common = ["--model.base_model.quantization=nf4", "--model.lr_schedule=constant", "--trainer.max_steps=4"]
+        common = [
+            "--model.base_model.quantization=nf4",
+            "--model.training.lr_schedule=constant",
+            "--trainer.max_steps=4",
+        ]
         size = f"--data.episodes_per_batch={episodes}"
         return tiny_world.arguments("fit", tmp_path / name, *common, size, CALLBACKS, *more)
 

@@ -84,7 +84,11 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
 
     def arguments(name: str, editor: str, episodes: int, callbacks: list[Any], *more: str) -> list[str]:
         # Five validation records: the processes get different numbers of them.
-        common = ["--data.limit_val=5", f"--data.episodes_per_batch={episodes}", "--model.lr_schedule=constant"]
+        common = [
+            "--data.limit_val=5",
+            f"--data.episodes_per_batch={episodes}",
+            "--model.training.lr_schedule=constant",
+        ]
         steps = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={HALF}"]
         listed = f"--trainer.callbacks={json.dumps([*CALLBACKS, *callbacks])}"
         return world.arguments("fit", found.root(name), *common, *steps, listed, *more, editor=editor)
@@ -96,7 +100,7 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
         return arguments(name, editor, 2, list(callbacks), *under(strategy), *more)
 
     half, last = f"--trainer.max_steps={HALF}", "--ckpt_path=last"
-    generate = "--model.generate_in_validation=true"
+    generate = "--model.training.generate_in_validation=true"
     pairs = [together(f"{editor}-{strategy}", editor, strategy) for editor in EDITORS for strategy in STRATEGIES]
     pairs += [
         together("chain", "ke", "zero3", *until(1)),
@@ -225,7 +229,7 @@ def elements(value: Any) -> int:
     return value.numel() if isinstance(value, torch.Tensor) else 0
 
 
-def test_zero3_divides_base_model_and_editor(runs: Runs, name: str) -> None:
+def test_zero3_shards_base_model_and_editor(runs: Runs, name: str) -> None:
     share = 0.5 if name.endswith("zero3") else 1.0
     assert_held(runs, name, 4 * share, 4 * share)
 

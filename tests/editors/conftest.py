@@ -11,7 +11,6 @@ from callbacks.export import export_artifact
 from editors.base_models.loading import BaseModelConfig
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
-from editors.texts.batches import collate_texts, encode_answers
 from editors.texts.requests import EditRequest
 from tests.tiny_world import TinyWorld, row
 
@@ -35,8 +34,8 @@ def trained(editor: MEND) -> MEND:
         editor.configure_model()
         for parameter in editor.network.parameters():
             parameter.data += 0.02 * torch.randn_like(parameter)
-    pairs = [(request.prompt, request.target) for request in REQUESTS]
-    editor.compute_edit(collate_texts(encode_answers(editor.tokenizer, pairs), [0, 1, 2, 3], 2), 4, None)
+    with torch.no_grad():
+        editor.network.make(editor.lm, editor.lm.read([[request] for request in REQUESTS]))
     return editor.eval()
 
 

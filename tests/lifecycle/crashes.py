@@ -47,7 +47,7 @@ class ChangeBaseModel(Callback):
         """Add to some weights."""
         if batch_idx == 0:
             assert isinstance(pl_module, Editor)
-            next(pl_module.frozen.model.parameters()).data += 1
+            next(pl_module.lm.model.parameters()).data += 1
 
 
 class KillAtBatch(CrashAtBatch):

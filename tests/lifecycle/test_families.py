@@ -15,9 +15,10 @@ from editors.artifacts.editor import load_editor
 from editors.base_models.loading import load_base_model, load_tokenizer, longest_text, weights_hash
 from editors.base_models.sites import find_stacks
 from editors.cli.line import main
-from editors.edits.low_rank import LowRankEdit, low_rank
+from editors.edits.composing import low_rank
+from editors.edits.low_rank import LowRankEdit
 from editors.lm.ask import ask
-from editors.methods.registry import EDITORS
+from editors.making.registry import registered_methods
 from editors.texts.requests import EditRequest
 from editors.training.module import Editor
 from tests.tiny_seq2seq_world import FAMILIES as ENCODER_DECODERS
@@ -28,7 +29,7 @@ from train import EditorCLI
 pytestmark = pytest.mark.slow
 
 STEPS_BEFORE_RESUMING, STEPS = 8, 12
-LIVES = list(product(sorted(EDITORS), ("gpt2", *ENCODER_DECODERS)))
+LIVES = list(product(sorted(registered_methods()), ("gpt2", *ENCODER_DECODERS)))
 HELD_OUT = row(sum(COUNTS.values()))
 REQUEST = EditRequest(HELD_OUT["src"], HELD_OUT["alt"])
 
@@ -75,7 +76,7 @@ def life(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factory
 
 
 def test_sites_are_in_encoder_and_decoder_or_in_the_only_stack(life: Life) -> None:
-    stacks, sites = find_stacks(life.editor.frozen.model), life.editor.frozen.sites
+    stacks, sites = find_stacks(life.editor.lm.model), life.editor.lm.sites
     assert all(any(site.startswith(f"{stack}.") for site in sites) for stack in stacks)
     assert all(any(site.startswith(f"{stack}.") for stack in stacks) for site in sites)
 
@@ -88,7 +89,7 @@ def test_training_moved_every_parameter_and_resuming_went_on(life: Life) -> None
 
 def test_base_model_is_untouched(life: Life) -> None:
     fresh = weights_hash(load_base_model(life.editor.base_model))
-    assert all(weights_hash(cli.model.frozen.model) == fresh for cli in (life.fit, life.resumed, life.tested))
+    assert all(weights_hash(cli.model.lm.model) == fresh for cli in (life.fit, life.resumed, life.tested))
 
 
 def test_test_scores_every_promise_and_free_generation(life: Life) -> None:
@@ -100,15 +101,16 @@ def test_test_scores_every_promise_and_free_generation(life: Life) -> None:
 
 
 def test_exported_editor_gives_the_same_logits(life: Life) -> None:
-    loaded, frozen = load_editor(life.artifact), life.editor.frozen
-    tokens = life.editor.text_encoder.batch([(REQUEST.prompt, REQUEST.target)], [0])
+    loaded, lm = load_editor(life.artifact), life.editor.lm
+    requests = lm.read([[REQUEST]])
+    tokens = requests.tokens
     life.editor.eval()
     with torch.no_grad():
-        trained, _ = life.editor.compute_edit(tokens, 1, frozen.prefix([tokens])[0])
+        trained = life.editor.network.make(lm, requests)
     model = load_base_model(loaded.base_model)
     exported = loaded.edit(model, load_tokenizer(loaded.base_model), [REQUEST])
     with torch.no_grad():
-        before, wanted, found = (frozen.logits(tokens, edit) for edit in (None, trained, exported))
+        before, wanted, found = (lm.logits(tokens, edit) for edit in (None, trained, exported))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert (wanted - before).abs().max() > 0.01
 
@@ -134,22 +136,22 @@ def test_batch_makes_and_scores_edits(life: Life, tmp_path: Path) -> None:
     for line in lines[2:]:
         alone = loaded.edit(model, tokenizer, [EditRequest(line["prompt"], line["target"])])
         saved = tmp_path / f"out/edits/{line['row']}.safetensors"
-        if EDITORS[life.editor.registered_name].low_rank:
+        if registered_methods()[life.editor.registered_name].merges:
             edit = LowRankEdit.load(saved)
             for site, update in low_rank(alone).updates.items():
                 found = edit.updates[site].weight_delta()
                 torch.testing.assert_close(found, update.weight_delta(), rtol=1e-4, atol=1e-5)
         else:
             assert saved.is_file()
-        tokens = life.editor.text_encoder.batch([(line["prompt"], line["target"])], [0])
+        tokens = life.editor.lm.texts.batch([(line["prompt"], line["target"])], [0])
         with torch.no_grad():
-            said = life.editor.frozen.logits(tokens, alone).argmax(dim=-1)
+            said = life.editor.lm.logits(tokens, alone).argmax(dim=-1)
         assert line["scores"]["reliability/teacher_forced/exact_match"] == float((said == tokens.targets).all())
         assert {name.split("/")[0] for name in line["scores"]} == {"before", "reliability", "generality", "locality"}
 
 
 def test_merging_says_the_same_as_applying_and_is_undone(life: Life) -> None:
-    if not EDITORS[life.editor.registered_name].low_rank:
+    if not registered_methods()[life.editor.registered_name].merges:
         pytest.skip("a memory is no change of weights")
     loaded = load_editor(life.artifact)
     model, tokenizer = load_base_model(loaded.base_model), load_tokenizer(loaded.base_model)

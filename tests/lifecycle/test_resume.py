@@ -100,7 +100,8 @@ def saved_batches(root: Path) -> int:
 def test_a_run_is_not_continued_on_other_data(tiny_world: TinyWorld, tmp_path: Path) -> None:
     case, root = CASES["steps"], tmp_path / "runs"
     run(["fit", f"--config={case.config(tiny_world, root)}"])
-    other = "--data.train=[{class_path: datamodules.ZsRE, init_args: {file: train.json, repeat: 2}}]"
+    source = "{class_path: datamodules.ZsRE, init_args: {file: train.json}}"
+    other = f"--data.train=[{{class_path: datamodules.Sample, init_args: {{source: {source}, repeat: 2}}}}]"
     arguments = [f"--config={case.config(tiny_world, root)}", other, "--ckpt_path=last"]
     with pytest.raises(DataError, match="trained on other data"):
         run(["fit", *arguments])

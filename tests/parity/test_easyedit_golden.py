@@ -17,8 +17,8 @@ from editors.artifacts.easyedit.mend import import_easyedit, save_easyedit
 from editors.artifacts.editor import LoadedEditor, load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model
 from editors.edits.low_rank import LowRankEdit
-from editors.lm.frozen import FrozenLM
 from tests.parity.test_mend_golden import answers, captured
+from tests.tiny_models import tiny_lm
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def editor(case: Path, settings: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def edit_of(editor: LoadedEditor, recorded: Mapping[str, Tensor]) -> LowRankEdit:
-    frozen = FrozenLM(load_base_model(editor.base_model), editor.base_model.sites)
+    lm = tiny_lm(load_base_model(editor.base_model), editor.base_model.sites)
     with torch.no_grad():
-        edit: LowRankEdit = editor.network(captured(frozen, answers(recorded)))
+        edit: LowRankEdit = editor.network(captured(lm, answers(recorded)))
     return edit
 
 

@@ -21,12 +21,14 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from editors.base_models.inputs import DecoderOnlyInputs
-from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import SiteUpdate
 from editors.lm.frozen import FrozenLM
 from editors.lm.losses import answer_nll, locality_kl
 from editors.lm.signal import EditSignal, Factors
 from editors.methods.mend.network import FactorTransform, MENDConfig, MENDNetwork
 from editors.texts.batches import TokenBatch
+from tests.tiny_models import as_requests, tiny_lm
 
 IGNORED = -100
 RENAMED = {"mode_scale.weight": "scale", "mode_shift.weight": "shift"}
@@ -90,7 +92,7 @@ def load_case(folder: Path, model: str, archive: Mapping[str, Tensor]) -> Case:
     """Base model and hypernetwork of a recorded folder."""
     facts = json.loads((folder / "case.json").read_text())
     sites = [name.removesuffix(".weight") for name in facts["config"]["inner_params"]]
-    lm = FrozenLM(AutoModelForCausalLM.from_pretrained(folder / model), sites)
+    lm = tiny_lm(AutoModelForCausalLM.from_pretrained(folder / model), sites)
     settings = MENDConfig(rank=facts["config"]["rank"], num_blocks=facts["config"]["n_hidden"] + 1)
     network = MENDNetwork(lm.site_widths(), settings)
     network.load_state_dict(converted(archive, list(lm.site_widths().values())))
@@ -141,7 +143,7 @@ def edit_name(request: pytest.FixtureRequest) -> str:
 
 def captured(lm: FrozenLM, tokens: TokenBatch) -> EditSignal:
     """The signal with the factors of EasyEdit's edit loss: each text's share of all tokens times its own."""
-    signal = lm.capture(tokens, ONE_EPISODE)
+    signal = lm.capture(as_requests(tokens, ONE_EPISODE))
     share = torch.bincount(tokens.rows, minlength=tokens.num_texts) / len(tokens.rows)
     factors = {site: Factors(f.u, f.delta * share.view(-1, 1, 1)) for site, f in signal.factors.items()}
     return replace(signal, factors=factors)

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from editors.lm.frozen import FrozenLM
 from editors.scoring.metrics import agreement, teacher_forced
 from editors.texts.batches import PaddingSide, TokenBatch, collate_texts, encode_answers
+from tests.tiny_models import tiny_lm
 
 STATES = ("pre", "post")
 
@@ -59,7 +60,7 @@ class Case:
 def case(request: pytest.FixtureRequest, golden: Path) -> Case:
     folder = golden / "metrics"
     facts = json.loads((folder / "case.json").read_text())["models"][request.param]
-    models = {state: FrozenLM(AutoModelForCausalLM.from_pretrained(folder / facts[state])) for state in STATES}
+    models = {state: tiny_lm(AutoModelForCausalLM.from_pretrained(folder / facts[state])) for state in STATES}
     return Case(facts, models, AutoTokenizer.from_pretrained(folder / facts["pre"]))
 
 

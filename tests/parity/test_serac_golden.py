@@ -17,13 +17,13 @@ from editors.artifacts.easyedit.archive import read_archive
 from editors.artifacts.easyedit.mend import import_easyedit, save_easyedit
 from editors.artifacts.editor import ArtifactConfig, LoadedEditor, load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, weights_hash
-from editors.lm.frozen import FrozenLM
 from editors.methods.serac.counterfactual.interface import mix
 from editors.methods.serac.counterfactual.second_model import SecondModel
 from editors.methods.serac.memory import EditMemory
 from editors.methods.serac.network import SERACConfig, SERACNetwork
 from editors.methods.serac.scope import EmbeddingScope, SentenceEncoder, squared_distances
 from editors.texts.requests import EditRequest
+from tests.tiny_models import tiny_lm
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 # The reference adds this to every probability before the logarithm.
@@ -112,7 +112,7 @@ def test_exported_archive_has_the_recorded_archives_tensors(case: Case, golden: 
     folder = golden / "serac_gpt2"
     base = BaseModelConfig(str(folder / "gpt2-base"), dtype="float32")
     model = load_base_model(base)
-    widths = FrozenLM(model, base.sites).site_widths()
+    widths = tiny_lm(model, base.sites).site_widths()
     config = SERACConfig(encoder=str(folder / "distilbert-tiny"), pooling="first", distance="squared", scale=1.0)
     network = SERACNetwork(widths, config)
     network.scope.encoder.load_state_dict(case.scope.encoder.state_dict())

@@ -22,12 +22,12 @@ from editors.artifacts.easyedit.serac_hparams import SERACSettings, serac_hparam
 from editors.artifacts.easyedit.yaml import read_yaml
 from editors.artifacts.editor import ArtifactConfig, LoadedEditor, save_artifact
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_skeleton, weights_hash
+from editors.base_models.sites import site_widths
 from editors.common.errors import ArtifactError
 from editors.common.files import new_folder, require_new_folder, save_text
 from editors.common.hashing import file_hash
-from editors.lm.frozen import FrozenLM
+from editors.making.normaliser import RunningNormaliser
 from editors.methods.mend.network import MENDConfig, MENDNetwork
-from editors.methods.normaliser import RunningNormaliser
 from editors.methods.serac.network import SERACNetwork
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def import_easyedit(
         settings = replace(
             settings, encoder=encoder or settings.encoder, small_name=counterfactual or settings.small_name
         )
-        network = serac_network(tensors, settings, FrozenLM(model, base.sites, base.num_blocks))
+        network = serac_network(tensors, settings, model, base)
         if network.config.counterfactual == "adapter":
             base = replace(base, sites=network.adapter.sites)
     else:
@@ -210,7 +210,7 @@ def import_easyedit(
 
 
 def _mend_network(tensors: dict[str, Tensor], settings: EasyEditSettings, model: PreTrainedModel) -> MENDNetwork:
-    network = MENDNetwork(FrozenLM(model, settings.sites).site_widths(), settings.mend)
+    network = MENDNetwork(site_widths(model, settings.sites), settings.mend)
     network.load_state_dict(from_easyedit(tensors, network))
     return network
 
@@ -222,14 +222,13 @@ def _config(
     network: MENDNetwork | SERACNetwork,
     archive: str | Path,
 ) -> ArtifactConfig:
-    frozen = FrozenLM(model, base.sites, base.num_blocks)
     return ArtifactConfig(
         editor=method.lower(),
         editor_config=asdict(network.config),
         base_model=asdict(base),
         architecture=type(model).__name__,
         base_weights=weights_hash(model, torch.bfloat16),
-        site_widths={site: list(widths) for site, widths in frozen.site_widths().items()},
+        site_widths={site: list(widths) for site, widths in site_widths(model, base.sites, base.num_blocks).items()},
         results={"source": f"EasyEdit archive {Path(archive).name}, SHA-256 {file_hash(archive)}"},
     )
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from editors.common.errors import ArtifactError
+from editors.making.normaliser import RunningNormaliser
 from editors.methods.mend.network import FactorTransform, LowRankBlock, MENDNetwork
-from editors.methods.normaliser import RunningNormaliser
 
 _STACKS = {"joint": "mlp", "u_net": "mlp1", "delta_net": "mlp2"}
 _NORMALISERS = {"normalise_u": "u", "normalise_delta": "v"}

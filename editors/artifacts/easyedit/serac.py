@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from editors.artifacts.easyedit.serac_hparams import SERAC_FAMILIES, SERACSettings
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
-from editors.base_models.sites import flat_name, is_linear
+from editors.base_models.sites import as_stored, flat_name, is_linear, site_widths
 from editors.common.errors import ArtifactError
-from editors.lm.frozen import FrozenLM
 from editors.methods.serac.counterfactual.adapter import LowRankAdapter
 from editors.methods.serac.counterfactual.second_model import SecondModel
 from editors.methods.serac.network import SERACConfig, SERACNetwork
@@ -142,7 +140,9 @@ def _merged(editor: LoadedEditor, network: SERACNetwork, base: BaseModelConfig) 
     return model
 
 
-def serac_network(tensors: Mapping[str, Tensor], settings: SERACSettings, frozen: FrozenLM) -> SERACNetwork:
+def serac_network(
+    tensors: Mapping[str, Tensor], settings: SERACSettings, model: PreTrainedModel, base: BaseModelConfig
+) -> SERACNetwork:
     """The network that an archive holds.
 
     The counterfactual model stays a second model, but where it is the base model with other linear layers: then what it
@@ -151,14 +151,15 @@ def serac_network(tensors: Mapping[str, Tensor], settings: SERACSettings, frozen
     Args:
         tensors: of the archive.
         settings: of its YAML file, with what it names where it is now.
-        frozen: the base model.
+        model: the base model.
+        base: which of its layers get the adapter, where the archive has none of its own.
 
     Raises:
         ArtifactError: tensors are missing or unknown.
         BaseModelError: scope encoder or counterfactual model cannot be built.
     """
     replacement, classifier = (_part(tensors, prefix) for prefix in (_REPLACEMENT, _CLASSIFIER))
-    factors = _adapter(replacement, frozen.model)
+    factors = _adapter(replacement, model)
     common = SERACConfig(
         encoder=settings.encoder,
         pooling="first",
@@ -173,7 +174,7 @@ def serac_network(tensors: Mapping[str, Tensor], settings: SERACSettings, frozen
         _put_factors(network.adapter, factors)
     else:
         config = replace(common, counterfactual="model", model=settings.small_name)
-        network = SERACNetwork(frozen.site_widths(), config)
+        network = SERACNetwork(site_widths(model, base.sites, base.num_blocks), config)
         assert isinstance(network.counterfactual, SecondModel)
         _put_tensors(network.counterfactual.model, replacement, "counterfactual model", settings.small_name)
     _put_tensors(network.scope.encoder.model, classifier, "scope encoder", settings.encoder)
@@ -225,7 +226,7 @@ def _adapter(replacement: Mapping[str, Tensor], model: PreTrainedModel) -> dict[
         layer = model.get_submodule(site) if name != site else None
         if layer is None or not is_linear(layer) or layer is model.get_output_embeddings():
             return {}
-        factors[site] = _factors(difference if isinstance(layer, Conv1D) else difference.mT, tensor)
+        factors[site] = _factors(as_stored(layer, difference), tensor)
     return factors
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from editors.artifacts.easyedit.yaml import flag, method_fields, readable, tokenizer_class
-from editors.methods.serac.edit import Routing
+from editors.methods.serac.routing import Routing
 from editors.methods.serac.scope import Distance
 
 # EasyEdit handles texts as those of a decoder-only model where the base model's name has one of these in it.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from editors.lm.batching.length_groups import length_groups
+from editors.lm.batching.bucketing import length_buckets
 from editors.lm.cache.files import Entry
 from editors.lm.cache.store import TensorStore
 from editors.lm.cache.texts import AnsweredTexts
@@ -43,7 +43,7 @@ class CachedAnswers:
         return texts.in_order([entry[_STATES] for entry in entries])
 
     def _run(self, tokens: TokenBatch, hidden: Tensor | None, rows: list[int]) -> Iterator[tuple[int, Entry]]:
-        for group in length_groups([tokens], [hidden], rows):
+        for group in length_buckets([tokens], [hidden], rows):
             states = self._compute(group.tokens, group.hidden)
             for row, own in zip(group.rows, AnsweredTexts(group.tokens).answers, strict=True):
                 yield row, {_STATES: states[own]}

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from editors.lm.batching.length_groups import length_groups
+from editors.lm.batching.bucketing import length_buckets
 from editors.lm.cache.files import Entry
 from editors.lm.cache.store import TensorStore
 from editors.lm.cache.texts import AnsweredTexts
@@ -52,11 +52,11 @@ class CachedFactors:
         return EditSignal(_laid_out(entries, tokens), tokens, predicted, loss, num_episodes)
 
     def _run(self, tokens: TokenBatch, hidden: Tensor | None, rows: list[int]) -> Iterator[tuple[int, Entry]]:
-        for group in length_groups([tokens], [hidden], rows):
-            count = group.tokens.num_texts
+        for bucket in length_buckets([tokens], [hidden], rows):
+            count = bucket.tokens.num_texts
             # Each text an episode of its own: then the loss of each is known.
-            apart = replace(group.tokens, episode=torch.arange(count, device=tokens.episode.device))
-            yield from zip(group.rows, _entries(self._capture(apart, count, group.hidden)), strict=True)
+            apart = replace(bucket.tokens, episode=torch.arange(count, device=tokens.episode.device))
+            yield from zip(bucket.rows, _entries(self._capture(apart, count, bucket.hidden)), strict=True)
 
 
 def _entries(signal: EditSignal) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editors.lm.batching.text_groups import Compact
+from editors.lm.batching.compact import Compact
 from editors.lm.cache.files import Key
 from editors.texts.batches import TokenBatch
 

@@ -10,9 +10,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from editors.lm.signal import EditSignal
+from editors.texts.padding import padded
 
 # As in "Paris >> Cairo || What is the capital of France?". Most tokenizers put the space into the word after it.
 SEPARATORS = (" >>", " ||")
@@ -37,7 +38,7 @@ def condition_ids(signal: EditSignal, separators: Sequence[Sequence[int]]) -> tu
     predicted = [answers[tokens.rows == row].tolist() for row in range(tokens.num_texts)]
     parts = zip(predicted, tokens.answer_ids(), tokens.prompt_ids(), strict=True)
     texts = [[*said, *separators[0], *wanted, *separators[1], *prompt] for said, wanted, prompt in parts]
-    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
+    ids = padded(texts, 0)
     return ids.to(device), torch.tensor([len(text) for text in texts], device=device)
 
 

@@ -17,11 +17,13 @@ from torch.nn.utils.parametrizations import weight_norm
 from editors.base_models.sites import flat_name
 from editors.common.autocast import without_autocast
 from editors.common.errors import EditorError
-from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import SiteUpdate
 from editors.lm.signal import EditSignal, Factors
+from editors.making.gradient import GradientMethod
+from editors.making.normaliser import RunningNormaliser
+from editors.making.rows import gradient_places, gradient_rows, pad_episodes
 from editors.methods.ke.condition import ConditionEncoder, condition_ids
-from editors.methods.normaliser import RunningNormaliser
-from editors.methods.rows import gradient_places, gradient_rows, pad_episodes
 
 # Factors of an update in rows, and the text or episode of each row.
 _Rows = tuple[Tensor, Tensor, Tensor]
@@ -126,17 +128,17 @@ class Conditioner(nn.Module):
         return Gate(alpha, beta, gamma, delta, eta)
 
 
-class KENetwork(nn.Module):
+class KENetwork(GradientMethod):
     """The whole hypernetwork: a condition encoder, and a conditioner for each edit site.
 
     Args:
         site_widths: `(d_in, d_out)` of every edit site, in order.
-        shape: of the hypernetwork.
+        config: shape of the hypernetwork.
     """
 
-    def __init__(self, site_widths: Mapping[str, tuple[int, int]], shape: KEShape) -> None:
+    def __init__(self, site_widths: Mapping[str, tuple[int, int]], config: KEShape) -> None:
         super().__init__()
-        self.shape = shape
+        self.config = shape = config
         self.sites = list(site_widths)
         self.condition = ConditionEncoder(
             shape.vocabulary, shape.embedding_width, shape.hidden_width, shape.condition_width
@@ -156,7 +158,7 @@ class KENetwork(nn.Module):
         """The parameters of the layers whose outputs are the gates."""
         return [p for c in self.conditioners.values() for p in c.get_submodule("output").parameters()]
 
-    def forward(self, signal: EditSignal) -> LowRankEdit:
+    def updates(self, signal: EditSignal) -> LowRankEdit:
         """`dW = s sigma(eta) (gradient o softmax(alpha)^T gamma + softmax(beta)^T delta)`, added to the weight.
 
         `(a b^T) o (delta u^T) = (a o delta) (b o u)^T`: the gate acts on the gradient's factors, so that an update has
@@ -164,7 +166,7 @@ class KENetwork(nn.Module):
         texts, each has gates of its own and the updates add up.
         """
         with without_autocast(signal.predicted.device):
-            condition = self.condition(*condition_ids(signal, self.shape.separators))
+            condition = self.condition(*condition_ids(signal, self.config.separators))
             places = gradient_places({site: signal.factors[site] for site in self.sites})
             parts = [self._parts(site, condition, signal, places[site]) for site in self.sites]
             gated = pad_episodes([part for part, _ in parts], signal.num_episodes)
@@ -180,17 +182,17 @@ class KENetwork(nn.Module):
         row_gate, column_gate = gate.alpha.softmax(dim=-1), size * gate.gamma
         row, column = gate.beta.softmax(dim=-1), size * gate.delta
         episode = signal.tokens.episode
-        if site in self.shape.input_rows:
+        if site in self.config.input_rows:
             return (row_gate[text] * u, column_gate[text] * delta, episode[text]), (row, column, episode)
         return (column_gate[text] * u, row_gate[text] * delta, episode[text]), (column, row, episode)
 
     def _gradient(self, site: str, factors: Factors, places: Tensor) -> _Rows:
         """The rows of `gradient_rows`, in the scale that is wanted."""
         u, delta, text = gradient_rows(factors, places)
-        if self.shape.gradient == "normalised":
+        if self.config.gradient == "normalised":
             normalise_u, normalise_delta = self.normalisers[flat_name(site)].children()
             return normalise_u(u), normalise_delta(delta), text
-        if self.shape.gradient == "unit":
+        if self.config.gradient == "unit":
             u = u / _root_mean_square(factors).clamp(min=torch.finfo(u.dtype).tiny)[text].unsqueeze(-1)
         return u, delta, text
 
@@ -200,7 +202,7 @@ class KENetwork(nn.Module):
         A softmax over m rows is 1/m on average, and sigma(0) is 1/2. Both are undone, so that untrained gates give
         `-edit_rate * gradient` for a matrix of any size.
         """
-        return 1.0 if self.shape.gate == "paper" else 2 * m * self.shape.edit_rate
+        return 1.0 if self.config.gate == "paper" else 2 * m * self.config.edit_rate
 
 
 def _side_by_side(first: SiteUpdate, second: SiteUpdate) -> SiteUpdate:

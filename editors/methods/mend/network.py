@@ -16,11 +16,13 @@ from torch.autograd.function import once_differentiable
 from editors.base_models.sites import flat_name
 from editors.common.autocast import without_autocast
 from editors.common.errors import EditorError
-from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import SiteUpdate
 from editors.lm.signal import EditSignal
+from editors.making.gradient import GradientMethod
+from editors.making.normaliser import RunningNormaliser
+from editors.making.rows import gradient_places, gradient_rows, pad_episodes
 from editors.methods.mend.keys import decorrelated_keys
-from editors.methods.normaliser import RunningNormaliser
-from editors.methods.rows import gradient_places, gradient_rows, pad_episodes
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class FactorTransform(nn.Module):
         return u, delta
 
 
-class MENDNetwork(nn.Module):
+class MENDNetwork(GradientMethod):
     """The whole hypernetwork: a transform for each layer shape (or site) and an edit rate for each site.
 
     Args:
@@ -175,7 +177,7 @@ class MENDNetwork(nn.Module):
         )
         self.edit_rates = nn.Parameter(torch.full((len(self.sites),), config.edit_rate))
 
-    def forward(self, signal: EditSignal) -> LowRankEdit:
+    def updates(self, signal: EditSignal) -> LowRankEdit:
         """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`."""
         episode = signal.tokens.episode
         parts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
@@ -193,12 +195,18 @@ class MENDNetwork(nn.Module):
                     rate = self.edit_rates[self.sites.index(site)]
                     parts[site] = (site_u, -rate * site_delta, episode[text])
             updates = pad_episodes([parts[site] for site in self.sites], signal.num_episodes)
-            return LowRankEdit(dict(zip(self.sites, map(self._joint, updates), strict=True)))
+            return LowRankEdit(dict(zip(self.sites, updates, strict=True)))
 
-    def _joint(self, update: SiteUpdate) -> SiteUpdate:
-        """The update with its rows solved for jointly, if the configuration says so."""
+    def aggregated(self, edit: LowRankEdit) -> LowRankEdit:
+        """The edit with the rows of each episode solved for jointly, if the configuration says so."""
         ridge = self.config.key_ridge
-        return update if ridge is None else SiteUpdate(decorrelated_keys(update.u, ridge), update.v)
+        if ridge is None:
+            return edit
+        with without_autocast(edit.device):
+            solved = {
+                site: SiteUpdate(decorrelated_keys(update.u, ridge), update.v) for site, update in edit.updates.items()
+            }
+        return LowRankEdit(solved)
 
     def _rows(self, signal: EditSignal, site: str, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`gradient_rows` of a site; of the summed loss, if the configuration says so."""

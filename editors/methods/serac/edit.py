@@ -1,49 +1,49 @@
 """`MemoryEdit`: a base model with an edit memory beside it. What is in scope is answered by the counterfactual model.
 
-Shape legend: E episodes, B texts, T tokens, X columns that contexts add, N answer tokens, V vocabulary.
+Shape legend: E episodes, B texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from editors.common.errors import EditorError
-from editors.edits.low_rank import facts_of_episode
+from editors.edits.protocol import SiteUpdate, facts_of_episodes
+from editors.methods.serac.counterfactual.interface import Counterfactual
 from editors.methods.serac.memory import EditMemory
+from editors.methods.serac.passes import Application
+from editors.methods.serac.routing import Router
+from editors.methods.serac.texts import BaseTexts
 from editors.texts.batches import TokenBatch
-from editors.texts.requests import EditRequest
-
-if TYPE_CHECKING:
-    from editors.methods.serac.network import SERACNetwork
-
-Routing = Literal["hard", "soft"]
 
 
 @dataclass
 class MemoryEdit:
     """One memory of edits for each of E independent episodes.
 
-    Where a query's score with its nearest edit is above the network's threshold, hard routing lets the counterfactual
-    model answer in place of the base model. Soft routing mixes the probabilities of both, weighted by the score.
-
     Args:
-        network: scope classifier and counterfactual model.
-        memories: one for each episode.
-        routing: hard or soft.
+        router: holds the memories, and decides who answers a prompt.
+        counterfactual: answers what is in scope.
+        base_texts: the base model's texts.
         metadata: plain JSON facts that travel with a saved edit.
     """
 
-    network: SERACNetwork
-    memories: list[EditMemory]
-    routing: Routing = "hard"
+    router: Router
+    counterfactual: Counterfactual
+    base_texts: BaseTexts
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def memories(self) -> list[EditMemory]:
+        """One for each episode."""
+        return self.router.memories
 
     @property
     def keeps_prefix(self) -> bool:
@@ -52,8 +52,23 @@ class MemoryEdit:
 
     def may_change(self, texts: TokenBatch) -> Tensor:
         """Which texts are in scope. For the others, hard routing leaves the base model as it is."""
-        prompts = self.network.decode(texts.prompt_ids())
-        return self.in_scope(self.route(prompts, texts.episode.tolist())).to(texts.input_ids.device)
+        routes = self.router.route(self.base_texts.prompts(texts), self._owners(texts.episode))
+        return self.router.in_scope(routes).to(texts.input_ids.device)
+
+    def _owners(self, episode: Tensor) -> list[int]:
+        """The memory of each text; an edit with E = 1 is every text's."""
+        owners: list[int] = (torch.zeros_like(episode) if self.num_episodes == 1 else episode).tolist()
+        return owners
+
+    @property
+    def shares_passes(self) -> bool:
+        """False: what a text is answered with depends on the whole of its prompt."""
+        return False
+
+    @property
+    def weight_updates(self) -> Mapping[str, SiteUpdate] | None:
+        """`None`: no weight changes."""
+        return None
 
     @property
     def num_episodes(self) -> int:
@@ -70,30 +85,34 @@ class MemoryEdit:
         return torch.stack([memory.keys.isfinite().all() for memory in self.memories])
 
     def to(self, device: torch.device | str) -> MemoryEdit:
-        """A copy with its memories on another device; the network stays where it is."""
-        return replace(self, memories=[memory.to(device) for memory in self.memories])
+        """A copy with its memories on another device; scope classifier and counterfactual model stay where they are."""
+        return self.with_memories([memory.to(device) for memory in self.memories], self.metadata)
 
     def detach(self) -> MemoryEdit:
         """The same edit: memories have no autograd history."""
         return self
 
-    def select(self, episode: int) -> MemoryEdit:
-        """The edit of one episode, as an edit with E = 1; its memory is shared."""
-        chosen = self.memories[episode : episode + 1]
-        return replace(self, memories=chosen, metadata=facts_of_episode(self.metadata, episode))
+    def select(self, episodes: int | Sequence[int]) -> MemoryEdit:
+        """The edit of one episode, as an edit with E = 1, or of several; memories are shared."""
+        numbers = [episodes] if isinstance(episodes, int) else list(episodes)
+        return self.with_memories([self.memories[e] for e in numbers], facts_of_episodes(self.metadata, numbers))
+
+    def with_memories(self, memories: list[EditMemory], metadata: dict[str, Any]) -> MemoryEdit:
+        """An edit of the same editor that holds other memories, and other facts about them."""
+        return replace(self, router=replace(self.router, memories=memories), metadata=metadata)
 
     @staticmethod
     def compose(edits: Sequence[MemoryEdit]) -> MemoryEdit:
         """One edit with everything that is in the memories of `edits`; of two edits of one prompt the later one counts.
 
         Raises:
-            EditorError: there is none, they have different numbers of episodes, or different networks.
+            EditorError: there is none, they have different numbers of episodes, or are of different editors.
         """
         if not edits:
             raise EditorError("compose needs at least one edit")
         first = edits[0]
         counts = {edit.num_episodes for edit in edits}
-        if len(counts) > 1 or any(edit.network is not first.network for edit in edits):
+        if len(counts) > 1 or not all(edit.is_of_same_editor(first) for edit in edits):
             raise EditorError(
                 f"only memories of one editor with equal numbers of episodes compose, got {sorted(counts)} episodes"
             )
@@ -103,7 +122,11 @@ class MemoryEdit:
             for part in parts[1:]:
                 memory.write(part.requests, part.keys)
             memories.append(memory)
-        return replace(first, memories=memories, metadata={"parts": [edit.metadata for edit in edits]})
+        return first.with_memories(memories, {"parts": [edit.metadata for edit in edits]})
+
+    def is_of_same_editor(self, other: MemoryEdit) -> bool:
+        """Whether both edits have their scope classifier and their counterfactual model in common."""
+        return self.router.scope is other.router.scope and self.counterfactual is other.counterfactual
 
     def save(self, path: str | Path) -> None:
         """Write the memory (E = 1) to one safetensors file.
@@ -121,12 +144,12 @@ class MemoryEdit:
     ) -> Iterator[None]:
         """Inside this context `model` answers with the memory; afterwards it is exactly as before.
 
-        A forward pass without a key-value cache, or with an empty one, reads new prompts: for each text it is decided
+        A forward pass without a KV cache, or with an empty one, reads new prompts: for each text it is decided
         whether it is in scope. Passes that continue a cache keep the decision.
 
         Args:
             model: the base model.
-            episode: `[B]` which episode's memory each text of a batch gets; may be left out when E = 1.
+            episode: `[B]` which episode's memory each text of a batch gets; an edit with E = 1 is every text's.
             texts: the batch that will be run, if it is known, and only its answer positions reach the language-model
                 head. Routing then sees the prompts without the answers.
 
@@ -137,48 +160,7 @@ class MemoryEdit:
             raise EditorError(
                 f"this edit holds {self.num_episodes} episodes; say which one each text gets, or select()"
             )
-        with self.network.counterfactual.passes(self, model, episode, texts).hooked():
+        episode = None if self.num_episodes == 1 else episode
+        application = Application(self.router, self.base_texts, model, episode, texts)
+        with self.counterfactual.passes(application).hooked():
             yield
-
-    def in_scope(self, routes: Routes) -> Tensor:
-        """`[B]` booleans: does the counterfactual model answer, alone or (soft routing) beside the base model?"""
-        return routes.log_score.exp() > (0 if self.routing == "soft" else self.network.threshold)
-
-    @torch.no_grad()
-    def route(self, prompts: Sequence[str], episode: Sequence[int]) -> Routes:
-        """Look every prompt up in its episode's memory.
-
-        Args:
-            prompts: queries.
-            episode: the memory of each.
-        """
-        scope = self.network.scope
-        queries = scope.embed(prompts)
-        squared_distance = queries.new_zeros(len(prompts))
-        nearest: list[EditRequest | None] = [None] * len(prompts)
-        for e in dict.fromkeys(episode):
-            memory, rows = self.memories[e], [i for i, owner in enumerate(episode) if owner == e]
-            if len(memory):
-                index, distance = memory.nearest(queries[rows].to(memory.keys.device))
-                squared_distance[rows] = distance.to(queries.device, queries.dtype)
-                for row, place in zip(rows, index.tolist(), strict=True):
-                    nearest[row] = memory.request(place)
-        # All pairs at once: processes that share a sharded scope classifier must run it equally often.
-        found = [row for row, request in enumerate(nearest) if request is not None]
-        texts = [prompts[row] for row in found], [request.prompt for request in nearest if request is not None]
-        log_score = queries.new_full((len(prompts),), -torch.inf)
-        log_score[found] = scope.log_score(squared_distance[found], *texts)
-        return Routes(log_score, nearest)
-
-
-@dataclass
-class Routes:
-    """What was found for each query.
-
-    Args:
-        log_score: `[B]` log of the score with the nearest edit; minus infinity where the memory is empty.
-        nearest: that edit; `None` where the memory is empty.
-    """
-
-    log_score: Tensor
-    nearest: list[EditRequest | None]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from editors.common.autocast import without_autocast
@@ -21,7 +20,7 @@ from editors.methods.serac.search import ClusteredKeys, is_installed
 from editors.texts.conflicts import normalised
 from editors.texts.requests import EditRequest
 
-_FORMAT = "hyperedit-memory-1"
+FORMAT = "hyperedit-memory-1"
 # Edits compared at once: the products of one chunk stay in the processor's cache and no [Q, M] matrix is formed.
 _CHUNK = 16_384
 # From so many edits on, a memory on the CPU is searched with faiss where that is installed.
@@ -166,15 +165,6 @@ class EditMemory:
         copy.write(self._requests, self.keys)
         return copy
 
-    @staticmethod
-    def is_one(path: str | Path) -> bool:
-        """Whether a file says that it is a memory; it may be damaged all the same."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                return bool((file.metadata() or {}).get("format") == _FORMAT)
-        except (OSError, SafetensorError):
-            return False
-
     def save(self, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
         """Write the memory to one safetensors file, with the texts as JSON in its header.
 
@@ -182,9 +172,9 @@ class EditMemory:
             path: the file; an existing one is replaced when all is written.
             metadata: plain JSON facts that travel with it.
         """
-        edits = [list(request.texts().values()) for request in self._requests]
+        edits = [[request.prompt, request.target, request.subject, request.relation] for request in self._requests]
         texts = json.dumps({"edits": edits, "metadata": metadata or {}}, ensure_ascii=False)
-        save_tensors({"keys": self.keys}, path, {"format": _FORMAT, "memory": texts})
+        save_tensors({"keys": self.keys}, path, {"format": FORMAT, "memory": texts})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[EditMemory, dict[str, Any]]:
@@ -194,9 +184,9 @@ class EditMemory:
             ArtifactError: the file is missing, damaged, or not a memory.
         """
         tensors, header = read_tensors(path, "a memory")
-        if header.get("format") != _FORMAT:
+        if header.get("format") != FORMAT:
             raise ArtifactError(
-                f"{path} is not a hyperedit memory (format {header.get('format')!r}, wanted {_FORMAT!r})"
+                f"{path} is not a hyperedit memory (format {header.get('format')!r}, wanted {FORMAT!r})"
             )
         try:
             content = json.loads(header["memory"])

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
+from editors.edits.protocol import Edit
+from editors.lm.frozen import FrozenLM
+from editors.making.protocol import EditMethod
 from editors.methods.serac.counterfactual.adapter import LowRankAdapter
 from editors.methods.serac.counterfactual.blocks import first_blocks
-from editors.methods.serac.counterfactual.context import context_text
 from editors.methods.serac.counterfactual.interface import Counterfactual
 from editors.methods.serac.counterfactual.second_model import second_model
 from editors.methods.serac.counterfactual.smaller import smaller_model
-from editors.methods.serac.edit import MemoryEdit, Routing
+from editors.methods.serac.edit import MemoryEdit
 from editors.methods.serac.memory import EditMemory
+from editors.methods.serac.routing import Router, Routing
 from editors.methods.serac.scope import CrossAttentionScope, Distance, EmbeddingScope, Pooling, Scope, SentenceEncoder
-from editors.texts.batches import TokenBatch
+from editors.methods.serac.texts import BaseTexts
+from editors.texts.episodes import RequestBatch
 from editors.texts.requests import EditRequest
 
 # Edit prompts embedded together when many are written at once.
@@ -86,7 +88,7 @@ class SERACConfig:
             )
 
 
-class SERACNetwork(nn.Module):
+class SERACNetwork(EditMethod):
     """Scope classifier and counterfactual model; makes memory edits of edit texts.
 
     Args:
@@ -99,6 +101,8 @@ class SERACNetwork(nn.Module):
         BaseModelError: a model cannot be loaded.
         EditorError: there is no such number of blocks to copy.
     """
+
+    keeps_models = True
 
     def __init__(
         self,
@@ -113,7 +117,11 @@ class SERACNetwork(nn.Module):
         self.counterfactual = _counterfactual(site_widths, config, kept and kept / _COUNTERFACTUAL, base)
         self.register_buffer("threshold", torch.full((1,), 0.5))
         self.threshold: torch.Tensor
-        self.tokenizer: PreTrainedTokenizerBase | None = None
+
+    @classmethod
+    def build(cls, site_widths: Mapping[str, tuple[int, int]], config: Any, kept: Path | None = None) -> SERACNetwork:
+        """The network, whose models are built from what was `kept`."""
+        return cls(site_widths, config, kept)
 
     def keep_models(self, folder: Path) -> None:
         """Write what building the network takes besides its tensors: configurations and tokenizers of its models."""
@@ -140,8 +148,17 @@ class SERACNetwork(nn.Module):
         return self.counterfactual
 
     @torch.no_grad()
-    def remember(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> MemoryEdit:
+    def make(self, lm: FrozenLM, requests: RequestBatch, in_force: Edit | None = None) -> MemoryEdit:  # noqa: ARG002
         """The edit that writes each request into the memory of its episode; of the models only the encoder is run.
+
+        Nothing is differentiable in it, and what is in force already does not matter.
+        """
+        memories = self.memories(requests.requests, requests.tokens.episode.tolist(), requests.num_episodes)
+        return self.using(memories, lm.tokenizer)
+
+    @torch.no_grad()
+    def memories(self, requests: Sequence[EditRequest], episode: Sequence[int], num_episodes: int) -> list[EditMemory]:
+        """A memory for each episode, with its requests.
 
         Args:
             requests: the facts to change.
@@ -153,11 +170,15 @@ class SERACNetwork(nn.Module):
         for e in dict.fromkeys(episode):
             rows = [row for row, owner in enumerate(episode) if owner == e]
             memories[e].write([requests[row] for row in rows], keys[rows])
-        return MemoryEdit(self, memories, self.config.routing)
+        return memories
 
     @torch.no_grad()
-    def remembering(self, memory: EditMemory) -> MemoryEdit:
+    def remembering(self, memory: EditMemory, tokenizer: PreTrainedTokenizerBase) -> MemoryEdit:
         """An edit of one episode that uses `memory`, which may have been filled earlier and loaded from a file.
+
+        Args:
+            memory: edits with their embeddings.
+            tokenizer: the base model's.
 
         Raises:
             EditorError: the memory's embeddings are of another encoder than this network's.
@@ -166,39 +187,20 @@ class SERACNetwork(nn.Module):
         found = self.scope.embed(prompts).to(memory.keys.device)
         if found.shape[1] != memory.keys.shape[1] or not torch.allclose(found, memory.keys[:1], rtol=1e-2, atol=1e-3):
             raise EditorError(
-                "the embeddings in this memory are of another scope encoder than this editor's; make the edits again "
-                "with remember(memory.requests, ...)"
+                "the embeddings in this memory are of another scope encoder than this editor's; make the edits again, "
+                "of memory.requests"
             )
-        return MemoryEdit(self, [memory], self.config.routing)
+        return self.using([memory], tokenizer)
 
-    # --- texts -------------------------------------------------------------------------------------------------------
+    def using(self, memories: list[EditMemory], tokenizer: PreTrainedTokenizerBase) -> MemoryEdit:
+        """The edit with these memories, one for each episode; whose embeddings they hold is not checked.
 
-    @property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        if self.tokenizer is None:
-            raise EditorError("SERAC reads texts: set network.tokenizer to the base model's tokenizer first")
-        return self.tokenizer
-
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Ids that are no text where they start one (beginning-of-text, padding)."""
-        return frozenset(self._tokenizer.all_special_ids)
-
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Token ids as texts, without special tokens and surrounding space."""
-        texts: list[str] = self._tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
-        return [text.strip() for text in texts]
-
-    def requests(self, tokens: TokenBatch) -> list[EditRequest]:
-        """The edit texts of a batch as requests."""
-        prompts, targets = self.decode(tokens.prompt_ids()), self.decode(tokens.answer_ids())
-        return [EditRequest(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
-
-    def contexts(self, requests: Sequence[EditRequest | None]) -> list[list[int] | None]:
-        """What the counterfactual model reads before a query, in token ids; `None` where there is no request."""
-        texts = [context_text(request) for request in requests if request is not None]
-        encoded = iter(self._tokenizer(texts)["input_ids"] if texts else [])
-        return [None if request is None else list(next(encoded)) for request in requests]
+        Args:
+            memories: for each episode one.
+            tokenizer: the base model's.
+        """
+        router = Router(self.scope, self.threshold, memories, self.config.routing)
+        return MemoryEdit(router, self.counterfactual, BaseTexts(tokenizer))
 
 
 def _scope(config: SERACConfig, kept: Path | None) -> Scope:
@@ -232,3 +234,16 @@ def _counterfactual(
 
 def _parts(texts: Sequence[str]) -> list[Sequence[str]]:
     return [texts[start : start + _EMBEDDED_TOGETHER] for start in range(0, len(texts), _EMBEDDED_TOGETHER)]
+
+
+def read_edit(path: str | Path, network: SERACNetwork, tokenizer: PreTrainedTokenizerBase) -> MemoryEdit:
+    """A saved memory as an edit of the editor that wrote it.
+
+    Raises:
+        ArtifactError: the file is damaged.
+        EditorError: another editor wrote it.
+    """
+    memory, metadata = EditMemory.load(path)
+    edit = network.remembering(memory.to(network.threshold.device), tokenizer)
+    edit.metadata = metadata
+    return edit

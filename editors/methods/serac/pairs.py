@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from editors.common.collectives import items_of_all, rows_of_all
 from editors.methods.serac.mining import MinedNegatives
-from editors.methods.serac.network import SERACNetwork
 from editors.methods.serac.scope import Scope, squared_distances
-from editors.texts.batches import EditBatch
+from editors.methods.serac.texts import BaseTexts
+from editors.texts.episodes import EditBatch
 from editors.texts.requests import EditRequest
 
 
@@ -46,22 +46,23 @@ class EditPairs:
     embeddings: Tensor
 
     @classmethod
-    def of(cls, network: SERACNetwork, batch: EditBatch, *, everywhere: bool = False) -> EditPairs:
+    def of(cls, scope: Scope, texts: BaseTexts, batch: EditBatch, *, everywhere: bool = False) -> EditPairs:
         """The pairs of `batch`, which may be on any device.
 
         Args:
-            network: the editor's.
+            scope: scores pairs.
+            texts: the base model's.
             batch: the episodes of this process.
             everywhere: queries meet the edits of the other processes too, as those of one process with all episodes
                 would. Collective, in the backward pass too.
         """
-        requests = network.requests(batch.edit)
+        requests = list(batch.requests.requests)
         prompts = [request.prompt for request in requests]
-        locality = {f"locality_{kind}": texts for kind, texts in batch.locality_kinds.items()}
+        locality = {f"locality_{kind}": part for kind, part in batch.locality_kinds.items()}
         parts = {"paraphrase": batch.rephrase, "locality": batch.locality, **locality}
-        queries = [text for part in parts.values() for text in network.decode(part.prompt_ids())]
+        queries = [prompt for part in parts.values() for prompt in texts.prompts(part)]
         kinds = [kind for kind, part in parts.items() for _ in range(part.num_texts)]
-        embeddings = network.scope.embed(prompts + queries)
+        embeddings = scope.embed(prompts + queries)
         keys, embedded = embeddings[: len(prompts)], embeddings[len(prompts) :]
         episode = torch.cat([part.episode for part in parts.values()])
         own = episode.unsqueeze(1) == batch.edit.episode
@@ -74,7 +75,7 @@ class EditPairs:
         own_edit = distance.detach().masked_fill(~own, torch.inf).argmin(dim=1)
         same = [[p in (query, prompts[gold]) for p in prompts] for query, gold in zip(queries, own_edit, strict=True)]
         flags = torch.tensor(same, dtype=torch.bool, device=distance.device).reshape(distance.shape)
-        return cls(network.scope, requests, queries, distance, kinds, own, own_edit, flags, embedded)
+        return cls(scope, requests, queries, distance, kinds, own, own_edit, flags, embedded)
 
     def by_kind(self, hard_negatives: int) -> dict[str, Tensor]:
         """`log s` of the pairs to learn from, or to judge the scope classifier by.

@@ -9,39 +9,55 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from editors.base_models.encoder_decoder import is_encoder_decoder
 from editors.common.errors import EditorError
+from editors.methods.serac.routing import Router
+from editors.methods.serac.texts import BaseTexts
 from editors.texts.batches import TokenBatch
 from editors.texts.requests import EditRequest
 
-if TYPE_CHECKING:
-    from editors.methods.serac.edit import MemoryEdit
+
+@dataclass(frozen=True, eq=False)
+class Application:
+    """What one `MemoryEdit.applied` block is about.
+
+    Args:
+        router: decides who answers a prompt.
+        texts: the base model's texts.
+        model: the base model.
+        episode: `[B]` which episode's memory each text gets; `None` where there is one.
+        tokens: the batch that will be run, where it is known and the head sees its answer positions only.
+    """
+
+    router: Router
+    texts: BaseTexts
+    model: Any
+    episode: Tensor | None
+    tokens: TokenBatch | None
 
 
 class Passes(ABC):
     """The base model's forward passes inside one `MemoryEdit.applied` block, for one kind of counterfactual model.
 
-    A pass without a key-value cache, or with an empty one, reads new prompts; those that continue a cache keep the
+    A pass without a KV cache, or with an empty one, reads new prompts; those that continue a cache keep the
     decision. Of an encoder-decoder model the encoder reads the prompts, by itself or as part of a pass.
 
     Args:
-        edit: the memory that is applied.
-        model: the base model.
-        episode: `[B]` which episode's memory each text gets; `None` where there is one.
-        texts: the batch that will be run, where it is known and the head sees its answer positions only.
+        application: what is applied, and to what.
     """
 
-    def __init__(self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None) -> None:
-        self.edit, self.network, self.model = edit, edit.network, model
-        self.episode, self.texts = episode, texts
-        self.parameters = list(inspect.signature(model.forward).parameters)
-        self.soft = edit.routing == "soft"
-        self.has_encoder = is_encoder_decoder(model)
+    def __init__(self, application: Application) -> None:
+        self.router, self.texts, self.model = application.router, application.texts, application.model
+        self.episode, self.tokens = application.episode, application.tokens
+        self.parameters = list(inspect.signature(self.model.forward).parameters)
+        self.soft = self.router.is_soft
+        self.has_encoder = is_encoder_decoder(self.model)
         self._inside = False  # a forward pass of the whole model is going on
         # Of the prompts: is any in scope; which are, with the log of their scores; the edits they are in scope of.
         self.prompts: list[str] = []
@@ -49,7 +65,7 @@ class Passes(ABC):
         self.chosen = torch.zeros(0, dtype=torch.bool)
         self.log_score = torch.zeros(0)
         self.requests: list[EditRequest | None] = []
-        # Of the pass: how many of its last columns are the caller's, and the caller's key-value cache.
+        # Of the pass: how many of its last columns are the caller's, and the caller's KV cache.
         self.width = 0
         self.callers_cache: Any = None
 
@@ -121,12 +137,14 @@ class Passes(ABC):
         """Which of the new prompts are in scope."""
         self.close()
         episode = [0] * len(ids) if self.episode is None else self.episode.tolist()
-        rows = zip(ids, mask, strict=True)
-        prompts = self.texts.prompt_ids() if self.texts else [row[real.bool()].tolist() for row, real in rows]
-        self.prompts = self.network.decode(prompts)
-        routes = self.edit.route(self.prompts, episode)
+        if self.tokens is None:
+            rows = zip(ids, mask, strict=True)
+            self.prompts = self.texts.decode([row[real.bool()].tolist() for row, real in rows])
+        else:  # without the answers
+            self.prompts = self.texts.prompts(self.tokens)
+        routes = self.router.route(self.prompts, episode)
         self.log_score = routes.log_score
-        self.chosen = self.edit.in_scope(routes)
+        self.chosen = self.router.in_scope(routes)
         self.active = bool(self.chosen.any())
         pairs = zip(self.chosen.tolist(), routes.nearest, strict=True)
         self.requests = [request if use else None for use, request in pairs]
@@ -147,7 +165,7 @@ class Passes(ABC):
         Args:
             ids: `[B, T]` of the new tokens.
             mask: `[B, .]` of all tokens, if the caller gives one.
-            past: columns in the key-value cache.
+            past: columns in the KV cache.
         """
 
     def go_on_decoding(self, kwargs: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
@@ -165,7 +183,7 @@ class Passes(ABC):
 
     @abstractmethod
     def answer(self, logits: Tensor) -> Tensor:
-        """What the caller gets, made of the base model's `logits`: `[B, T, V]`, or `[copies, N, V]` of `texts`."""
+        """What the caller gets, made of the base model's `logits`: `[B, T, V]`, or `[copies, N, V]` of the `tokens`."""
 
     @abstractmethod
     def close(self) -> None:

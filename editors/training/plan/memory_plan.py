@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from editors.base_models.loading import build_skeleton
-from editors.training.module import Editor
+from editors.training.learned import LearnedEditor
 from editors.training.plan.skeleton import BatchSize, lay_out
 from editors.training.plan.step import StepMemory, trace_step
 from editors.training.plan.strategies import EditorSize, GPUMemory, memory_of_each, traffic_per_step
@@ -38,7 +38,7 @@ class MemoryPlan:
     step: StepMemory
 
     @classmethod
-    def of(cls, editor: Editor, settings: PreTrainedConfig, batch: BatchSize) -> MemoryPlan:
+    def of(cls, editor: LearnedEditor, settings: PreTrainedConfig, batch: BatchSize) -> MemoryPlan:
         """Find it without weights, data or network.
 
         Args:
@@ -55,7 +55,7 @@ class MemoryPlan:
         dtype = str(model.dtype).removeprefix("torch.")
         if editor.base_model.quantization is not None:
             dtype = f"{editor.base_model.quantization} and {dtype}"
-        sites, depth = len(editor.frozen.sites), editor.frozen.prefix_depth
+        sites, depth = len(editor.lm.sites), editor.lm.prefix_depth
         size, step = EditorSize.of(editor), trace_step(editor, batch)
         return cls(editor.registered_name, editor.base_model.name, dtype, sites, depth, batch, size, step)
 

@@ -5,7 +5,8 @@ Shape legend: T tokens of a text, A answer tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
@@ -14,9 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from editors.common.errors import EditorError
 from editors.lm.frozen import FrozenLM
-from editors.texts.batches import EditBatch, EncodedText, TokenBatch, collate_texts
+from editors.texts.batches import EncodedText, Text, TokenBatch, collate_texts
 from editors.texts.encoders import EncodedPair, collate_pairs
-from editors.training.module import Editor
+from editors.texts.episodes import EditBatch, RequestBatch
+from editors.texts.requests import EditRequest
+from editors.training.learned import LearnedEditor
 
 # More words than a batch has texts, so that no two texts are alike.
 _WORDS = 4096
@@ -35,6 +38,10 @@ class BatchSize:
 
     Raises:
         EditorError: a text has no room for a prompt and its answer.
+
+    >>> batch = BatchSize(episodes=2, edits=3, locality=4).batch(encoder_decoder=False)
+    >>> [tokens.num_texts for tokens in (batch.edit, batch.rephrase, batch.locality)]
+    [6, 6, 24]
     """
 
     episodes: int
@@ -55,20 +62,24 @@ class BatchSize:
             self._texts(per_episode, first, encoder_decoder=encoder_decoder)
             for first, per_episode in enumerate((self.edits, self.edits, self.edits * self.locality))
         )
-        return EditBatch(self.episodes, edit, rephrase, locality)
+        requests = tuple(EditRequest(*text) for text in edit.texts)
+        return EditBatch(RequestBatch(requests, edit, self.episodes), rephrase, locality)
 
     def _texts(self, per_episode: int, part: int, *, encoder_decoder: bool) -> TokenBatch:
         episode = [e for e in range(self.episodes) for _ in range(per_episode)]
         # Every text starts with a word of its own.
         words = [1 + (row + part * _WORDS // 3) % (_WORDS - 1) for row in range(len(episode))]
         texts = [(word, *[1] * (self.tokens - 1)) for word in words]
-        if encoder_decoder:
-            return collate_pairs([EncodedPair(ids, (1,) * self.answer_tokens, 0) for ids in texts], episode, 0)
         start = self.tokens - self.answer_tokens
-        return collate_texts([EncodedText(ids, start, self.tokens) for ids in texts], episode, 0)
+        if encoder_decoder:
+            batch = collate_pairs([EncodedPair(ids, (1,) * self.answer_tokens, 0) for ids in texts], episode, 0)
+        else:
+            batch = collate_texts([EncodedText(ids, start, self.tokens) for ids in texts], episode, 0)
+        prompts = [ids if encoder_decoder else ids[:start] for ids in texts]
+        return replace(batch, texts=tuple(Text(_words(ids), _words([1] * self.answer_tokens)) for ids in prompts))
 
 
-def lay_out(editor: Editor, model: PreTrainedModel) -> None:
+def lay_out(editor: LearnedEditor, model: PreTrainedModel) -> None:
     """Give an editor its base model and hypernetwork, both without weights (on the meta device).
 
     Args:
@@ -79,13 +90,17 @@ def lay_out(editor: Editor, model: PreTrainedModel) -> None:
         SiteError: an edit site does not exist.
         EditorError: this editor cannot edit this model.
     """
-    editor.frozen = FrozenLM(model, editor.base_model.sites, editor.base_model.num_blocks)
     # The base model's own tokenizer may not be here, and what texts say does not matter.
-    editor.__dict__["tokenizer"] = _one_token_for_each_word()
+    # Nor do buckets: they hang on where answers are, and these places have no values.
+    lm = FrozenLM.of(editor.base_model, model, _one_token_for_each_word(), bucketing=False)
     with torch.device("meta"):
-        editor.network = editor.build_network()
+        editor.install(lm)
     editor.to("meta")
     editor.train()
+
+
+def _words(ids: Sequence[int]) -> str:
+    return " ".join(f"w{number}" for number in ids)
 
 
 def _one_token_for_each_word() -> PreTrainedTokenizerFast:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor, nn
 
 from editors.base_models.encoder_decoder import is_encoder_decoder
-from editors.lm.frozen import FrozenLM
-from editors.training.module import Editor
+from editors.common.phases import HYPERNETWORK, LOSSES, forward_as_phase, heard_by, phase
+from editors.training.learned import LearnedEditor
 from editors.training.plan.skeleton import BatchSize
 from editors.training.plan.trace import MemoryTrace
 
@@ -35,59 +34,26 @@ class StepMemory:
     network_read: int
 
 
-def trace_step(editor: Editor, size: BatchSize) -> StepMemory:
+def trace_step(editor: LearnedEditor, size: BatchSize) -> StepMemory:
     """Run a training step of a laid-out editor, forward and backward, without values.
 
     Args:
         editor: see `lay_out`.
         size: of the batch.
     """
-    batch = size.batch(encoder_decoder=is_encoder_decoder(editor.frozen.model))
+    batch = size.batch(encoder_decoder=is_encoder_decoder(editor.lm.model))
     trace, reads = MemoryTrace(editor), _Reads(editor)
     with ExitStack() as stack:
         stack.enter_context(reads.counted())
-        stack.enter_context(_one_pass(editor.frozen))
-        for owner, method, name in (
-            (editor.frozen, "prefix", "frozen prefix"),
-            (editor.frozen, "capture", "capture"),
-            (editor.frozen, "answer_logits", "edited passes"),
-            (editor.network, "forward", "hypernetwork"),
-        ):
-            stack.enter_context(_charged(trace, owner, method, name))
+        stack.enter_context(heard_by(trace.phase))
+        stack.enter_context(forward_as_phase(editor.network, HYPERNETWORK))
         stack.enter_context(trace)
-        with trace.phase("losses"):
+        with phase(LOSSES):
             loss = editor.episode_losses(batch).total
         with trace.backward():
             loss.backward()
     editor.zero_grad(set_to_none=True)
     return StepMemory(trace.peak, trace.parts_at_peak(), reads.base, reads.network)
-
-
-@contextmanager
-def _one_pass(frozen: FrozenLM) -> Iterator[None]:
-    """Inside this context all texts share one pass: to group them by length, their values would have to be there."""
-    frozen.answer_logits = partial(frozen.answer_logits, one_pass=True)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        frozen.__dict__.pop("answer_logits", None)
-
-
-@contextmanager
-def _charged(trace: MemoryTrace, owner: Any, method: str, phase: str) -> Iterator[None]:
-    """Inside this context, what `owner.method` allocates belongs to `phase`."""
-    original = getattr(owner, method)
-
-    @wraps(original)
-    def charged(*args: Any, **kwargs: Any) -> Any:
-        with trace.phase(phase):
-            return original(*args, **kwargs)
-
-    setattr(owner, method, charged)
-    try:
-        yield
-    finally:
-        delattr(owner, method)
 
 
 class _Reads:
@@ -97,14 +63,14 @@ class _Reads:
         editor: a laid-out editor.
     """
 
-    def __init__(self, editor: Editor) -> None:
+    def __init__(self, editor: LearnedEditor) -> None:
         self.base = self.network = 0
         self._editor = editor
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Inside this context passes are counted."""
-        handles = [m.register_forward_hook(self._add("base")) for m in _with_weights(self._editor.frozen.model)]
+        handles = [m.register_forward_hook(self._add("base")) for m in _with_weights(self._editor.lm.model)]
         handles += [m.register_forward_hook(self._add("network")) for m in _with_weights(self._editor.network)]
         try:
             yield

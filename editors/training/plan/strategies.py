@@ -13,7 +13,7 @@ from torch import nn
 
 from editors.base_models.quantization import packed_bytes, quantised_weights
 from editors.base_models.sites import find_stacks
-from editors.training.module import Editor
+from editors.training.learned import LearnedEditor
 from editors.training.plan.step import StepMemory
 
 # How DeepSpeed communicates: elements at once, and elements that stay gathered under ZeRO-3 because they may be needed
@@ -47,9 +47,9 @@ class EditorSize:
     base_unpacked: int = 0
 
     @classmethod
-    def of(cls, editor: Editor) -> EditorSize:
+    def of(cls, editor: LearnedEditor) -> EditorSize:
         """The sizes of a laid-out editor."""
-        model = editor.frozen.model
+        model = editor.lm.model
         blocks = [block for stack in find_stacks(model).values() for block in stack]
         trained = [p for p in editor.network.parameters() if p.requires_grad]
         quantised = [] if editor.base_model.quantization is None else quantised_weights(model)
@@ -102,7 +102,7 @@ class GPUMemory:
 
 
 def memory_of_each(size: EditorSize, step: StepMemory, processes: int) -> dict[str, GPUMemory]:
-    """The memory of one GPU under each strategy; a quantised base model cannot be divided.
+    """The memory of one GPU under each strategy; a quantised base model cannot be sharded.
 
     Args:
         size: of the editor.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from editors.common.errors import EditorError
-from editors.training.module import Editor
+from editors.training.learned import LearnedEditor
 from editors.training.plan.architectures import find_architecture
 from editors.training.plan.memory_plan import MemoryPlan
 from editors.training.plan.skeleton import BatchSize
@@ -23,7 +23,9 @@ _LEAST_SHOWN = 5e5
 _COLUMNS = ("base", "network", "gradients", "optimizer", "buffers", "activations", "total")
 
 
-def show_plan(editor: Editor, batch: BatchSize, max_length: int, gpus: int, architecture: str | None) -> MemoryPlan:
+def show_plan(
+    editor: LearnedEditor, batch: BatchSize, max_length: int, gpus: int, architecture: str | None
+) -> MemoryPlan:
     """Find the plan and print it.
 
     Args:
@@ -114,18 +116,18 @@ def notes(plan: MemoryPlan, gpus: int, source: str, max_length: int) -> Iterator
     )
     yield (
         f"hypernet: {size.network_elements:,} parameters of 4 bytes (float32), {size.trained / 4:,.0f} of them "
-        "trained; 4 bytes each for gradients, 8 for Adam's moments; ZeRO's optimiser keeps another 4. ZeRO-1 divides "
+        "trained; 4 bytes each for gradients, 8 for Adam's moments; ZeRO's optimiser keeps another 4. ZeRO-1 shards "
         f"Adam's state by {gpus}, ZeRO-2 gradients too, ZeRO-3 and FSDP all weights too."
     )
-    divided = (
-        "the largest quantised layer, unpacked while it computes. ZeRO-3 and FSDP cannot divide packed weights."
+    largest = (
+        "the largest quantised layer, unpacked while it computes. ZeRO-3 and FSDP cannot shard packed weights."
         if size.base_unpacked
         else f"what ZeRO-3 has gathered, at most {LIVE_ELEMENTS / _GIGA:.0f} G elements; for FSDP two blocks, "
         "embeddings, head and hypernetwork."
     )
     yield (
         f"buffers: DDP's copy of the gradients; ZeRO's two buckets of at most {BUCKET_ELEMENTS / 1e6:.0f} M elements; "
-        f"{divided}"
+        f"{largest}"
     )
     yield (
         "activations: the program ran a training step, forward and backward, on torch's meta device and counted what "

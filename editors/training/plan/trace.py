@@ -1,32 +1,18 @@
-"""Runs a computation without its values and follows the memory it takes.
-
-Weights and all that is computed from them are on torch's "meta" device: shapes and types, no values. Token ids, masks
-and positions are ordinary tensors on the CPU, so that all decisions that hang on them are taken as in a real run.
-"""
+"""Follows the memory that a computation takes, which runs without its values."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode  # what torch's own memory tracker builds on
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-_ATEN = torch.ops.aten
-_INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default, _ATEN._unsafe_index.Tensor)  # noqa: SLF001 - an operator's name
-# Operations that read the values of their second tensor, which is on the CPU for a GPU's tensors too.
-_LENGTHS_ON_CPU = (_ATEN._pack_padded_sequence.default,)  # noqa: SLF001
+from editors.base_models.without_values import WithoutValues
 
 
-class MemoryTrace(TorchDispatchMode):
+class MemoryTrace(WithoutValues):
     """Inside this context, tensors on the meta device are counted while they live.
-
-    Where a computation asks for a value that there is not, it gets the one with which it needs the most memory: a
-    comparison is true (so every token carries a gradient), a number is zero.
 
     Args:
         held: modules whose parameters and buffers are not counted. Gradients of the parameters are counted apart.
@@ -87,7 +73,8 @@ class MemoryTrace(TorchDispatchMode):
 
     # --- bookkeeping -------------------------------------------------------------------------------------------------
 
-    def _count(self, tensor: Tensor) -> None:
+    def made(self, tensor: Tensor) -> None:
+        """Count a tensor that has come out of an operation, if it is a new one."""
         key = _key(tensor)
         if key in self._watch:
             return
@@ -113,52 +100,6 @@ class MemoryTrace(TorchDispatchMode):
         if parameter.grad is not None:
             self._gradients += self._release(_key(parameter.grad))
 
-    # --- computing without values ------------------------------------------------------------------------------------
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """One operation: on the CPU where all values are known, otherwise on meta."""
-        kwargs = kwargs or {}
-        if not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves((args, kwargs))):
-            result = func(*args, **kwargs)
-        elif func is _ATEN._local_scalar_dense.default:  # noqa: SLF001
-            return 0
-        elif func is _ATEN._to_copy.default and torch.device(kwargs.get("device") or "meta").type == "cpu":  # noqa: SLF001
-            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        elif func in _LENGTHS_ON_CPU:
-            result = func(*args, **kwargs)
-        else:
-            if func in _INDEXING:
-                args = (args[0], _positions(args[1]), *args[2:])
-            args, kwargs = tree_map_only(Tensor, _on_meta, (args, kwargs))
-            result = func(*args, **kwargs)
-        return tree_map_only(Tensor, self._known, result)
-
-    def _known(self, tensor: Tensor) -> Tensor:
-        """A result as the computation gets it."""
-        if not tensor.is_meta:
-            return tensor
-        if tensor.dtype == torch.bool:
-            return torch.ones(tensor.shape, dtype=torch.bool)
-        self._count(tensor)
-        return tensor
-
 
 def _key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - identity; a storage on meta has no address
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_meta else tensor.to("meta")
-
-
-def _positions(indices: list[Tensor | None]) -> list[Tensor | None]:
-    """Indices in which masks, whose values decide about shapes, are replaced by the positions they choose."""
-    found: list[Tensor | None] = []
-    for index in indices:
-        if index is not None and index.dtype == torch.bool:
-            found += index.nonzero(as_tuple=True)
-        else:
-            found.append(index)
-    return found

@@ -34,6 +34,13 @@ _MISSING = re.compile(
     r"(?:class_path '(?P<user>[^']+)':\s*)?[^\n]*(?:pip install -U '?|No module named ')(?P<package>[\w-]+)"
 )
 
+# Options that earlier versions had, which saved configurations may name, and what is done instead.
+_REMOVED = {
+    "EditDataModule.padding_side": "it was removed because it changed no result: leave it out",
+    "ZsRE.repeat": "it was removed: datamodules.Sample has it; give it this source as its `source`",
+    "CounterFact.limit": "it was removed: datamodules.Sample has it; give it this source as its `source`",
+}
+
 
 class ConfigurationError(UsageError):
     """A key or value of the configuration is not accepted."""
@@ -113,6 +120,9 @@ def _did_you_mean(cause: str, class_path: str, options: Iterable[str]) -> str:
     if not match:
         return ""
     name = next(group for group in match.groups() if group)
+    instead = _REMOVED.get(f"{class_path.rpartition('.')[2]}.{name}")
+    if instead:
+        return f"; {instead}"
     known = _attributes(class_path) if match["attribute"] else [*_parameters(class_path), *options]
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else "; --help lists what is"

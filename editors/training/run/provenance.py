@@ -21,7 +21,7 @@ def run_facts(trainer: Trainer, editor: Editor) -> dict[str, Any]:
     return {
         "base_model": editor.base_model.name,
         "base_weights": editor.base_weights,
-        "edit_sites": editor.frozen.sites,
+        "edit_sites": editor.lm.sites,
         "data": data_hash,
         "seed": os.environ.get("PL_GLOBAL_SEED"),
         "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),

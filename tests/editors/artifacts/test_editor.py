@@ -17,12 +17,14 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from callbacks.export import export_artifact
-from editors.common import files
 from editors.artifacts.editor import LoadedEditor, load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
 from editors.cli.line import main as apply_main
+from editors.common import files
 from editors.common.errors import ArtifactError, EditorError
-from editors.edits.low_rank import Edit, LowRankEdit, low_rank
+from editors.edits.composing import low_rank
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import Edit
 from editors.methods.mend.module import MEND
 from editors.texts.batches import collate_texts, encode_answers
 from editors.texts.requests import EditRequest
@@ -76,9 +78,9 @@ def test_loaded_editor_gives_the_trained_modules_logits(
     editor: MEND, loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     tokens = collate_texts(encode_answers(tokenizer, [(REQUESTS[0].prompt, REQUESTS[0].target)]), [0], 2)
-    trained, _ = editor.compute_edit(tokens, 1, None)
+    trained = editor.network.make(editor.lm, editor.lm.read([REQUESTS[:1]]))
     applied = loaded.edit(model, tokenizer, REQUESTS[:1])
-    wanted, before = editor.frozen.logits(tokens, trained), editor.frozen.logits(tokens)
+    wanted, before = editor.lm.logits(tokens, trained), editor.lm.logits(tokens)
     with applied.applied(model):
         found = model(input_ids=tokens.input_ids).logits.flatten(0, 1)[tokens.positions]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
@@ -290,7 +292,7 @@ def test_card_has_base_model_metrics_and_facts(artifact: Path, editor: MEND) -> 
         assert f"| {name} | {value:.4f} |" in card
     assert "with exactly these weights, at training step 40." in card
     assert "- seed: `7`" in card
-    for site in editor.frozen.sites:
+    for site in editor.lm.sites:
         assert f"`{site}`" in card
     licence, citation = card.split("## Licence\n")[1].split("## Citation\n")
     assert f"The base model `{editor.base_model.name}` and the data keep their own licences" in licence

@@ -17,8 +17,7 @@ from editors.artifacts.truncation import logit_error, truncate, truncation_error
 from editors.common.errors import ArtifactError, EditorError
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import EditManifest
-from editors.lm.frozen import FrozenLM
-from tests.tiny_models import random_batch, random_edit, tiny_model
+from tests.tiny_models import random_batch, random_edit, tiny_lm, tiny_model
 from tests.tiny_seq2seq import ARCHITECTURES as ENCODER_DECODERS
 from tests.tiny_seq2seq import tiny_seq2seq
 
@@ -36,7 +35,7 @@ TOKENS = random_batch([9, 9])
 
 def an_edit(model: PreTrainedModel, rank: int = 3, seed: int = 0) -> LowRankEdit:
     """A random edit of the last two blocks that says where it came from."""
-    edit = random_edit(FrozenLM(model, num_blocks=2).site_widths(), rank=rank, seed=seed)
+    edit = random_edit(tiny_lm(model, num_blocks=2).site_widths(), rank=rank, seed=seed)
     edit.metadata = dict(METADATA)
     return edit
 
@@ -219,5 +218,5 @@ def test_logit_error_is_that_of_the_answers(tmp_path: Path) -> None:
     smaller = truncate(edit, 2)
     difference = edited_logits(model, edit) - edited_logits(model, smaller)
     wanted = float(difference.flatten(0, 1)[TOKENS.positions].abs().max())
-    assert logit_error(FrozenLM(model), TOKENS, edit, smaller) == pytest.approx(wanted, rel=1e-3)
+    assert logit_error(tiny_lm(model), TOKENS, edit, smaller) == pytest.approx(wanted, rel=1e-3)
     assert wanted > 0.01

@@ -20,8 +20,7 @@ from editors.base_models.loading import BaseModelConfig, load_base_model, load_s
 from editors.common.errors import ArtifactError, BaseModelError, EditorError
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import EditManifest
-from editors.lm.frozen import FrozenLM
-from tests.tiny_models import random_batch, random_edit, tiny_model
+from tests.tiny_models import random_batch, random_edit, tiny_lm, tiny_model
 from tests.tiny_seq2seq import ARCHITECTURES as ENCODER_DECODERS
 from tests.tiny_seq2seq import tiny_seq2seq
 
@@ -49,7 +48,7 @@ def write_base(
 
 
 def edit_for(base: BaseModelConfig, model: PreTrainedModel, scale: float = 0.3) -> LowRankEdit:
-    edit = random_edit(FrozenLM(model, num_blocks=2).site_widths(), scale=scale)
+    edit = random_edit(tiny_lm(model, num_blocks=2).site_widths(), scale=scale)
     edit.metadata = {
         "editor": "mend",
         "base_model": {"name": base.name, "revision": None, "dtype": base.dtype},

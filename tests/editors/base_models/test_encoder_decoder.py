@@ -19,7 +19,7 @@ from editors.common.errors import BaseModelError, SiteError
 from editors.edits.low_rank import LowRankEdit
 from editors.lm.frozen import FrozenLM
 from editors.texts.encoders import EncodedPair
-from tests.tiny_models import EOS_ID, random_edit, tiny_model
+from tests.tiny_models import EOS_ID, captured, random_edit, tiny_lm, tiny_model
 from tests.tiny_seq2seq import (
     ARCHITECTURES,
     BOS_ID,
@@ -123,7 +123,7 @@ def site_choices(architecture: str) -> dict[str, list[str] | None]:
 
 @pytest.fixture(params=["both", "encoder", "decoder"])
 def lm(request: pytest.FixtureRequest, model: PreTrainedModel, architecture: str) -> FrozenLM:
-    return FrozenLM(model, site_choices(architecture)[request.param], num_blocks=2)
+    return tiny_lm(model, site_choices(architecture)[request.param], num_blocks=2)
 
 
 # --- sites -----------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_candidates_of_both_stacks_are_listed(model: PreTrainedModel, architectu
 def test_the_prefix_ends_below_the_lowest_edited_block_of_the_encoder(
     model: PreTrainedModel, architecture: str
 ) -> None:
-    depths = {name: FrozenLM(model, sites, 2).prefix_depth for name, sites in site_choices(architecture).items()}
+    depths = {name: tiny_lm(model, sites, 2).prefix_depth for name, sites in site_choices(architecture).items()}
     assert depths == {"both": ENCODER_BLOCKS - 2, "encoder": 2, "decoder": ENCODER_BLOCKS}
 
 
@@ -169,7 +169,7 @@ def test_the_prefix_ends_below_the_lowest_edited_block_of_the_encoder(
 def test_factors_give_the_true_weight_gradient_of_each_episode(lm: FrozenLM, shared: bool) -> None:
     pairs, episode = pairs_for(lm.model), [0, 0, 1, 2]
     tokens = batch_of(pairs, episode)
-    signal = lm.capture(tokens, 3, lm.prefix([tokens])[0] if shared else None)
+    signal = captured(lm, tokens, 3, lm.prefix([tokens])[0] if shared else None)
     for e in range(3):
         own = [pair for pair, owner in zip(pairs, episode, strict=True) if owner == e]
         rows = tokens.episode == e
@@ -182,9 +182,9 @@ def test_factors_give_the_true_weight_gradient_of_each_episode(lm: FrozenLM, sha
 
 def test_factors_have_the_tokens_of_their_stack(model: PreTrainedModel, architecture: str) -> None:
     encoder, decoder = STACKS[architecture]
-    lm, tokens = FrozenLM(model, num_blocks=1), batch_of(pairs_for(model))
+    lm, tokens = tiny_lm(model, num_blocks=1), batch_of(pairs_for(model))
     assert tokens.labels is not None
-    factors = lm.capture(tokens, 4).factors
+    factors = captured(lm, tokens, 4).factors
     for stack, read in ((encoder, tokens.input_ids), (decoder, tokens.labels)):
         own = [site for site in lm.sites if site.startswith(stack)]
         assert own
@@ -199,7 +199,8 @@ def test_each_text_runs_with_the_edit_of_its_own_episode(lm: FrozenLM) -> None:
     changed = [with_changed_weights(lm.model, edit, e) for e in range(4)]
     expected = torch.cat([all_plain_logits(changed[e], [pair]) for e, pair in zip(episode, pairs, strict=True)])
     for hidden in (None, lm.prefix([tokens])[0]):
-        close(lm.logits(tokens, edit, hidden), expected)
+        # Edits of encoder and decoder together: on some processors rounding alone reaches 1.3e-5.
+        close(lm.logits(tokens, edit, hidden), expected, 3e-5)
     assert (expected - lm.logits(tokens)).abs().max() > 0.01, "an edit without effect would prove nothing"
 
 
@@ -207,7 +208,7 @@ def test_logits_without_an_edit_are_those_of_the_base_model(lm: FrozenLM) -> Non
     pairs = pairs_for(lm.model)
     tokens, expected = batch_of(pairs), all_plain_logits(lm.model, pairs)
     close(lm.logits(tokens), expected)
-    assert torch.equal(lm.capture(tokens, 4).predicted, expected.argmax(dim=-1))
+    assert torch.equal(captured(lm, tokens, 4).predicted, expected.argmax(dim=-1))
 
 
 def test_sharing_the_prefix_of_several_batches_changes_no_logit(lm: FrozenLM) -> None:
@@ -228,8 +229,8 @@ def test_batches_run_together_may_be_empty(lm: FrozenLM) -> None:
 
 def test_a_prefix_kept_from_elsewhere_can_be_used(model: PreTrainedModel) -> None:
     tokens = batch_of(pairs_for(model))
-    (hidden,) = FrozenLM(model, num_blocks=2).prefix([tokens])
-    lm = FrozenLM(model, num_blocks=2)
+    (hidden,) = tiny_lm(model, num_blocks=2).prefix([tokens])
+    lm = tiny_lm(model, num_blocks=2)
     close(
         lm.logits(tokens, random_edit(lm.site_widths(), 4), hidden), lm.logits(tokens, random_edit(lm.site_widths(), 4))
     )
@@ -237,11 +238,11 @@ def test_a_prefix_kept_from_elsewhere_can_be_used(model: PreTrainedModel) -> Non
 
 def test_there_is_no_prefix_if_the_first_encoder_block_is_edited(model: PreTrainedModel) -> None:
     tokens = batch_of(pairs_for(model))
-    assert FrozenLM(model, num_blocks=ENCODER_BLOCKS).prefix([tokens]) == [None]
+    assert tiny_lm(model, num_blocks=ENCODER_BLOCKS).prefix([tokens]) == [None]
 
 
 def test_a_merged_edit_equals_the_applied_one_and_is_undone_bit_for_bit(model: PreTrainedModel) -> None:
-    lm, before = FrozenLM(model, num_blocks=2), weights_hash(model)
+    lm, before = tiny_lm(model, num_blocks=2), weights_hash(model)
     tokens, edit = batch_of(pairs_for(model), [0] * 4), random_edit(lm.site_widths())
     applied = lm.logits(tokens, edit)
     merged = edit.merge(model)
@@ -264,11 +265,11 @@ def test_gradients_reach_the_edit_through_the_frozen_model(lm: FrozenLM) -> None
 def test_float16_differs_from_float32_by_rounding_alone(model: PreTrainedModel, tmp_path: Path) -> None:
     """The library keeps T5's second feed-forward layer in float32, so factors and states are of both types."""
     model.save_pretrained(tmp_path)
-    half = FrozenLM(AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.float16), num_blocks=2)
-    exact = FrozenLM(model, num_blocks=2)
+    half = tiny_lm(AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.float16), num_blocks=2)
+    exact = tiny_lm(model, num_blocks=2)
     tokens, edit = batch_of(pairs_for(model)), random_edit(exact.site_widths(), 4)
     close(half.logits(tokens, edit, half.prefix([tokens])[0]).float(), exact.logits(tokens, edit), tolerance=0.05)
-    found, wanted = half.capture(tokens, 4).factors, exact.capture(tokens, 4).factors
+    found, wanted = captured(half, tokens, 4).factors, captured(exact, tokens, 4).factors
     for site in exact.sites:
         close(found[site].delta.float(), wanted[site].delta, tolerance=0.02)
 
@@ -277,7 +278,7 @@ def test_float16_differs_from_float32_by_rounding_alone(model: PreTrainedModel, 
 
 
 def test_generate_answers_each_prompt_as_if_alone(model: PreTrainedModel) -> None:
-    lm, pairs, episode = FrozenLM(model, num_blocks=2), pairs_for(model), [0, 0, 1, 2]
+    lm, pairs, episode = tiny_lm(model, num_blocks=2), pairs_for(model), [0, 0, 1, 2]
     edit = random_edit(lm.site_widths(), num_episodes=3, scale=1.0)
     changed = [with_changed_weights(lm.model, edit, e) for e in range(3)]
     steps = [len(pair.labels) - pair.answer_start + 2 for pair in pairs]
@@ -292,7 +293,7 @@ def test_generate_answers_each_prompt_as_if_alone(model: PreTrainedModel) -> Non
 def test_generate_is_greedy_and_unforced_whatever_the_model_ships_with(architecture: str) -> None:
     model = tiny_seq2seq(architecture)
     model.generation_config.eos_token_id = None
-    lm, tokens = FrozenLM(model), batch_of(pairs_for(model))
+    lm, tokens = tiny_lm(model), batch_of(pairs_for(model))
     expected = lm.generate([tokens])
     shipped = {"num_beams": 4, "forced_bos_token_id": 9, "forced_eos_token_id": 9, "no_repeat_ngram_size": 1}
     for name, value in shipped.items():
@@ -303,7 +304,7 @@ def test_generate_is_greedy_and_unforced_whatever_the_model_ships_with(architect
 def test_an_answer_that_ends_early_is_cut_there(architecture: str) -> None:
     model = tiny_seq2seq(architecture)
     model.generation_config.eos_token_id = None
-    lm, tokens = FrozenLM(model), batch_of(pairs_for(model))
+    lm, tokens = tiny_lm(model), batch_of(pairs_for(model))
     endless = lm.generate([tokens], extra_tokens=3)[0]
     end = endless[0][1]
     model.generation_config.eos_token_id = [EOS_ID, end]

@@ -15,9 +15,9 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from callbacks.export import require_form
-from editors.base_models import quantization
 from editors.artifacts.editor import load_editor
 from editors.artifacts.merged import save_merged
+from editors.base_models import quantization
 from editors.base_models.loading import (
     BaseModelConfig,
     build_skeleton,
@@ -28,13 +28,14 @@ from editors.base_models.loading import (
 )
 from editors.base_models.quantization import is_packed, quantised_weights
 from editors.common.errors import ArtifactError, BaseModelError, EditorError
-from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import SiteUpdate
 from editors.lm.frozen import FrozenLM
 from editors.methods.mend.module import MEND
 from editors.texts.batches import TokenBatch
 from editors.texts.requests import EditRequest
 from editors.training.plan.strategies import _bytes
-from tests.tiny_models import ARCHITECTURES, random_batch, random_edit, tiny_model
+from tests.tiny_models import ARCHITECTURES, captured, random_batch, random_edit, tiny_lm, tiny_model
 from tests.tiny_seq2seq import ARCHITECTURES as ENCODER_DECODERS
 from tests.tiny_seq2seq import batch_of, random_pairs, tiny_seq2seq
 from tests.tiny_world import TinyWorld
@@ -109,7 +110,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy(), SimpleNamespace(zero_stage_3=True)], ids=["FSDP", "ZeRO-3"])
-def test_strategies_that_divide_weights_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strategies_that_shard_weights_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     editor = MEND(BaseModelConfig("nowhere", quantization="nf4"))
     monkeypatch.setattr(editor, "_trainer", SimpleNamespace(strategy=strategy))
     with pytest.raises(EditorError, match=r"quantization 'nf4' needs a strategy that keeps the base model whole: DDP"):
@@ -145,15 +146,15 @@ def close(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 def test_edits_are_those_of_the_unpacked_weights(architecture: str, tmp_path: Path) -> None:
     """Sites, factors, edited logits and the gradients of an edit, against the same model with its weights unpacked."""
     base = write(tmp_path, architecture)
-    packed = FrozenLM(load_base_model(base), num_blocks=EDIT_SITES)
+    packed = tiny_lm(load_base_model(base), num_blocks=EDIT_SITES)
     model = load_base_model(base)
-    plain = FrozenLM(model.dequantize(), num_blocks=EDIT_SITES)
+    plain = tiny_lm(model.dequantize(), num_blocks=EDIT_SITES)
     assert packed.site_widths() == plain.site_widths()
-    assert packed.sites == FrozenLM(load_base_model(BaseModelConfig(base.name)), num_blocks=EDIT_SITES).sites
+    assert packed.sites == tiny_lm(load_base_model(BaseModelConfig(base.name)), num_blocks=EDIT_SITES).sites
     assert any(is_packed(packed.model.get_submodule(site).get_parameter("weight")) for site in packed.sites)
 
     tokens = texts(architecture)
-    ours, theirs = (lm.capture(tokens, len(LENGTHS), lm.prefix([tokens])[0]) for lm in (packed, plain))
+    ours, theirs = (captured(lm, tokens, len(LENGTHS), lm.prefix([tokens])[0]) for lm in (packed, plain))
     for site in packed.sites:
         close([ours.factors[site].u, ours.factors[site].delta], [theirs.factors[site].u, theirs.factors[site].delta])
         assert ours.factors[site].delta.abs().max() > 0
@@ -171,10 +172,10 @@ def test_the_hash_sees_codes_and_scales_and_survives_forward_passes(
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
     model = load_base_model(write(tmp_path))
     before = weights_hash(model)
-    lm, tokens = FrozenLM(model), random_batch(LENGTHS)
+    lm, tokens = tiny_lm(model), random_batch(LENGTHS)
     with torch.no_grad():
         lm.logits(tokens)
-    lm.capture(tokens, len(LENGTHS))
+    captured(lm, tokens, len(LENGTHS))
     assert weights_hash(model) == before
     weight: Any = model.get_submodule("model.layers.0.mlp.up_proj").get_parameter("weight")
     weight.quant_state.absmax[0] *= 2
@@ -201,7 +202,7 @@ def test_float32_and_bfloat16_are_packed_alike(tmp_path: Path) -> None:
 def test_nothing_is_merged_into_packed_weights(tmp_path: Path) -> None:
     base = write(tmp_path / "base")
     model = load_base_model(base)
-    edit = random_edit(FrozenLM(model, num_blocks=1).site_widths())
+    edit = random_edit(tiny_lm(model, num_blocks=1).site_widths())
     before = weights_hash(model)
     with pytest.raises(
         EditorError, match=r"proj\.weight is quantised.*LoRA adapter, or merge it into model\.dequantize"
@@ -220,7 +221,7 @@ def test_nothing_is_merged_into_packed_weights(tmp_path: Path) -> None:
     ):
         save_merged(tmp_path / "merged", edit)
     tokens = random_batch(LENGTHS)
-    plain = FrozenLM(model.dequantize(), num_blocks=1)
+    plain = tiny_lm(model.dequantize(), num_blocks=1)
     with edit.applied(plain.model):
         expected = plain.logits(tokens)
     edit.merge(plain.model)
@@ -256,7 +257,7 @@ def test_an_editor_trains_on_packed_weights_and_says_so(tiny_world: TinyWorld, t
 @pytest.mark.gpu
 def test_on_a_gpu_the_weights_are_the_same(tmp_path: Path) -> None:
     model, tokens = load_base_model(write(tmp_path)), random_batch(LENGTHS)
-    before, logits = weights_hash(model), FrozenLM(model).logits(tokens)
-    lm = FrozenLM(model).to("cuda")
+    before, logits = weights_hash(model), tiny_lm(model).logits(tokens)
+    lm = tiny_lm(model).to("cuda")
     assert weights_hash(model) == before
     torch.testing.assert_close(lm.logits(tokens.to("cuda")).cpu(), logits, rtol=1e-3, atol=1e-3)

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from editors.artifacts.editor import load_editor
+from editors.artifacts.editor import LoadedEditor, load_editor
 from editors.base_models.loading import load_base_model, load_tokenizer
 from editors.cli import batch
 from editors.cli.journal import journal
 from editors.cli.line import main
 from editors.common.errors import EditorError
-from editors.edits.low_rank import LowRankEdit, low_rank
+from editors.edits.composing import low_rank
+from editors.edits.low_rank import LowRankEdit
 from editors.serving.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
 from editors.texts.request_files import BadRow, RequestRow
 from tests.editors.conftest import REQUESTS
@@ -132,14 +133,14 @@ def test_edit_that_is_not_finite_is_a_bad_row(artifact: Path) -> None:
 def test_row_refused_while_it_is_edited_takes_no_other_with_it(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     editor = load_editor(artifact)
     model, tokenizer = load_base_model(editor.base_model), load_tokenizer(editor.base_model)
-    edited = BatchEditor._edited
+    make = LoadedEditor.make
 
-    def refuse_second(self: BatchEditor, rows: Any) -> Any:
-        if any(each.number == 2 for each in rows):
+    def refuse_second(self: LoadedEditor, lm: Any, episodes: Any) -> Any:
+        if [REQUESTS[1]] in episodes:
             raise EditorError("too long together")
-        return edited(self, rows)
+        return make(self, lm, episodes)
 
-    monkeypatch.setattr(BatchEditor, "_edited", refuse_second)
+    monkeypatch.setattr(LoadedEditor, "make", refuse_second)
     rows = [RequestRow(number, request) for number, request in enumerate(REQUESTS[:3], start=1)]
     first, second, third = BatchEditor(editor, model, tokenizer).run(rows)
     assert isinstance(first, DoneRow)
@@ -164,15 +165,15 @@ def test_existing_output_is_refused(artifact: Path, tmp_path: Path, capsys: pyte
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at_batch: int) -> None:
     """End the process (as far as a test can) when it begins this batch, counted from 1."""
-    edited, calls = BatchEditor._edited, []
+    make, calls = LoadedEditor.make, []
 
-    def crash(self: BatchEditor, rows: Any) -> Any:
-        calls.append(rows)
+    def crash(*arguments: Any) -> Any:
+        calls.append(arguments)
         if len(calls) == at_batch:
             raise KeyboardInterrupt
-        return edited(self, rows)
+        return make(*arguments)
 
-    monkeypatch.setattr(BatchEditor, "_edited", crash)
+    monkeypatch.setattr(LoadedEditor, "make", crash)
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
@@ -268,16 +269,16 @@ def test_batch_killed_in_a_process_of_its_own_goes_on(artifact: Path, tmp_path: 
     requests = write_requests(tmp_path / "r.jsonl", [request_row(number) for number in range(4)])
     script = """
 import os, signal, sys
-from editors.serving.batch import BatchEditor
+from editors.artifacts.editor import LoadedEditor
 from editors.cli.line import main
 
-edited, calls = BatchEditor._edited, []
-def kill(self, rows):
-    calls.append(rows)
+make, calls = LoadedEditor.make, []
+def kill(*arguments):
+    calls.append(arguments)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return edited(self, rows)
-BatchEditor._edited = kill
+    return make(*arguments)
+LoadedEditor.make = kill
 main(sys.argv[1:])
 """
     arguments = ["batch", str(artifact), str(requests), f"--output={tmp_path / 'out'}", "--batch-size=2"]

@@ -164,8 +164,8 @@ def test_a_memory_is_known_and_not_taken_for_factors(tmp_path: Path, capsys: pyt
     assert facts["edits"][0]["requests"] == requests
     for command in (["compose", path], ["convert", path, "--to=lora"]):
         line = error_of(capsys, *command, f"--output={tmp_path / 'out'}")
-        assert "is not an edit in factors (format 'hyperedit-memory-1'" in line
-        assert "`python -m editors inspect` says what it is" in line
+        assert "is an edit of a serac editor, which answers with its own networks" in line
+        assert "`python -m editors inspect` says what is in it" in line
 
 
 # --- the failure table -----------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,9 +17,10 @@ from transformers import PreTrainedModel
 
 from editors.base_models.loading import weights_hash
 from editors.common.errors import ArtifactError, EditorError
-from editors.edits.low_rank import LowRankEdit, SiteUpdate, compose, low_rank
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import SiteUpdate
 from editors.lm.frozen import FrozenLM
-from tests.tiny_models import random_edit, tiny_model
+from tests.tiny_models import random_edit, tiny_lm, tiny_model
 
 IDS = torch.tensor([[5, 9, 33, 71, 8], [12, 4, 80, 3, 6]])
 # Architecture -> type of its feed-forward layers and of its weights.
@@ -38,19 +38,19 @@ PROPERTY = settings(max_examples=20, deadline=None)
 def lm(request: pytest.FixtureRequest) -> FrozenLM:
     """Linear and Conv1D models in two precisions."""
     architecture, dtype = KINDS[request.param]
-    return FrozenLM(tiny_model(architecture, dtype=dtype), num_blocks=2)
+    return tiny_lm(tiny_model(architecture, dtype=dtype), num_blocks=2)
 
 
 @pytest.fixture
 def llama() -> FrozenLM:
     """A fresh float32 Llama."""
-    return FrozenLM(tiny_model("llama"), num_blocks=2)
+    return tiny_lm(tiny_model("llama"), num_blocks=2)
 
 
 @pytest.fixture(scope="module")
 def shared_llama() -> Iterator[FrozenLM]:
     """One Llama for property tests, which have to leave it as they found it."""
-    lm = FrozenLM(tiny_model("llama"), num_blocks=2)
+    lm = tiny_lm(tiny_model("llama"), num_blocks=2)
     before = weights_hash(lm.model)
     yield lm
     assert weights_hash(lm.model) == before
@@ -477,14 +477,3 @@ def test_finite_episodes_are_told() -> None:
     edit = random_edit({"a": (4, 5), "b": (5, 4)}, num_episodes=3)
     edit.updates["b"].v[1, 0, 2] = torch.inf
     assert edit.finite_episodes().tolist() == [True, False, True]
-
-
-def test_edits_of_one_kind_compose_and_others_do_not() -> None:
-    edits: list[Any] = [random_edit({"a": (4, 5)}, seed=seed) for seed in (0, 1)]
-    assert low_rank(compose(edits)).updates["a"].u.shape[1] == 6
-    with pytest.raises(EditorError, match="edits of one kind, got none"):
-        compose([])
-    with pytest.raises(EditorError, match="edits of one kind, got LowRankEdit, str; enter the blocks"):
-        compose([edits[0], "no edit"])  # type: ignore[list-item]
-    with pytest.raises(EditorError, match="a str is no weight update"):
-        low_rank("no edit")  # type: ignore[arg-type]

@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from editors.lm import answer_logits
 from editors.edits.low_rank import LowRankEdit
+from editors.lm import answer_logits
 from editors.lm.answer_logits import AnswerLogits
 from editors.lm.frozen import FrozenLM
 from editors.lm.losses import answer_nll, locality_kl
 from editors.methods.ke.module import KE
 from editors.texts.batches import TokenBatch
+from editors.training.objective import EditAndLocality
 from tests.editors.lm.cache.test_cached_steps import batches, editor, step
-from tests.tiny_models import ARCHITECTURES, random_batch, random_edit, tiny_model
+from tests.tiny_models import ARCHITECTURES, random_batch, random_edit, tiny_lm, tiny_model
 from tests.tiny_world import TinyWorld
 
 LENGTHS = (9, 4, 12, 7)
@@ -31,7 +32,7 @@ def _two_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def edited(model: PreTrainedModel) -> tuple[FrozenLM, LowRankEdit, TokenBatch]:
     """A model, and an edit that gradients flow to, with a text for each episode."""
-    lm = FrozenLM(model, num_blocks=2)
+    lm = tiny_lm(model, num_blocks=2)
     edit = random_edit(lm.site_widths(), num_episodes=len(LENGTHS))
     for update in edit.updates.values():
         update.u.requires_grad_()
@@ -89,7 +90,7 @@ def test_a_step_is_that_of_the_whole_logits(kind: str, tiny_world: TinyWorld, mo
         made = editor(kind.removeprefix("simple "), tiny_world, None)
         if kind == "simple ke":
             assert isinstance(made, KE)
-            made.objective = "simple"
+            made.objective = EditAndLocality(made.settings.c_edit, made.settings.c_loc)
         found.append(step(made, next(batches(made))))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-7)
 

@@ -19,7 +19,18 @@ from editors.edits.low_rank import LowRankEdit
 from editors.lm.frozen import FrozenLM
 from editors.lm.signal import Factors
 from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts
-from tests.tiny_models import ARCHITECTURES, BLOCKS, EOS_ID, PAD_ID, random_batch, random_edit, random_texts, tiny_model
+from tests.tiny_models import (
+    ARCHITECTURES,
+    BLOCKS,
+    EOS_ID,
+    PAD_ID,
+    captured,
+    random_batch,
+    random_edit,
+    random_texts,
+    tiny_lm,
+    tiny_model,
+)
 
 LENGTHS = (7, 3, 12, 5)
 SIDES: tuple[PaddingSide, ...] = ("left", "right")
@@ -111,14 +122,14 @@ def everything(lm: FrozenLM, tokens: TokenBatch, edit: LowRankEdit) -> dict[str,
         "logits": lambda: lm.logits(tokens),
         "edited": lambda: lm.logits(tokens, edit),
         "edited_from_prefix": lambda: lm.logits(tokens, edit, hidden()),
-        "capture": lambda: lm.capture(tokens, tokens.num_texts),
-        "capture_from_prefix": lambda: lm.capture(tokens, tokens.num_texts, hidden()),
+        "capture": lambda: captured(lm, tokens, tokens.num_texts),
+        "capture_from_prefix": lambda: captured(lm, tokens, tokens.num_texts, hidden()),
         "generate": lambda: lm.generate([tokens])[0],
         "generate_edited": lambda: lm.generate([tokens], edit)[0],
     }
 
 
-OPERATIONS = tuple(everything(FrozenLM(tiny_model("llama")), random_batch((3,)), LowRankEdit({})))
+OPERATIONS = tuple(everything(tiny_lm(tiny_model("llama")), random_batch((3,)), LowRankEdit({})))
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -133,14 +144,14 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 def lm(model: PreTrainedModel) -> Iterator[FrozenLM]:
     """The model with the feed-forward layers of its last two blocks as sites; it must come back untouched."""
     before = weights_hash(model), interventions(model)
-    yield FrozenLM(model, num_blocks=2)
+    yield tiny_lm(model, num_blocks=2)
     assert (weights_hash(model), interventions(model)) == before
 
 
 @pytest.fixture
 def llama() -> FrozenLM:
     """A fresh Llama for tests that change the model or need only one architecture."""
-    return FrozenLM(tiny_model("llama"), num_blocks=2)
+    return tiny_lm(tiny_model("llama"), num_blocks=2)
 
 
 # --- factors ---------------------------------------------------------------------------------------------------------
@@ -150,7 +161,7 @@ def llama() -> FrozenLM:
 def test_factors_give_the_true_weight_gradient_of_each_episode(lm: FrozenLM, side: PaddingSide) -> None:
     texts, episode = random_texts(LENGTHS), [0, 0, 1, 2]
     tokens = collate_texts(texts, episode, PAD_ID, side)
-    factors = lm.capture(tokens, num_episodes=3).factors
+    factors = captured(lm, tokens, num_episodes=3).factors
     for e in range(3):
         expected = weight_gradients(
             lm.model, lm.sites, [t for t, owner in zip(texts, episode, strict=True) if owner == e]
@@ -162,7 +173,7 @@ def test_factors_give_the_true_weight_gradient_of_each_episode(lm: FrozenLM, sid
 
 def test_factors_have_one_row_for_each_token(lm: FrozenLM) -> None:
     tokens = random_batch(LENGTHS)
-    factors = lm.capture(tokens, num_episodes=len(LENGTHS)).factors
+    factors = captured(lm, tokens, num_episodes=len(LENGTHS)).factors
     for site, (d_in, d_out) in lm.site_widths().items():
         assert factors[site].u.shape == (*tokens.input_ids.shape, d_in)
         assert factors[site].delta.shape == (*tokens.input_ids.shape, d_out)
@@ -172,7 +183,7 @@ def test_factors_have_one_row_for_each_token(lm: FrozenLM) -> None:
 
 def test_capture_reports_the_mean_loss_of_each_episode(lm: FrozenLM) -> None:
     texts = random_texts(LENGTHS)
-    loss = lm.capture(collate_texts(texts, [0, 1, 1, 3], PAD_ID), num_episodes=4).loss
+    loss = captured(lm, collate_texts(texts, [0, 1, 1, 3], PAD_ID), num_episodes=4).loss
     with torch.no_grad():
         expected = [plain_edit_loss(lm.model, part) / len(part) for part in (texts[:1], texts[1:3], texts[3:])]
     close(loss, torch.stack([*expected[:2], torch.zeros(()), expected[2]]))
@@ -182,7 +193,7 @@ def test_capture_reports_the_mean_loss_of_each_episode(lm: FrozenLM) -> None:
 def test_capture_reports_what_the_base_model_would_answer(lm: FrozenLM, side: PaddingSide) -> None:
     texts = random_texts(LENGTHS)
     tokens = collate_texts(texts, range(4), PAD_ID, side)
-    signal = lm.capture(tokens, num_episodes=4)
+    signal = captured(lm, tokens, num_episodes=4)
     assert torch.equal(signal.predicted, all_plain_logits(lm.model, texts).argmax(dim=-1))
     assert signal.num_episodes == 4
     assert torch.equal(signal.tokens.targets, tokens.targets)
@@ -190,8 +201,8 @@ def test_capture_reports_what_the_base_model_would_answer(lm: FrozenLM, side: Pa
 
 def test_an_edits_factors_are_the_same_in_any_company(llama: FrozenLM) -> None:
     tokens = random_batch(LENGTHS)
-    together = llama.capture(collate_texts(random_texts(LENGTHS), [0] * 4, PAD_ID), num_episodes=1).factors
-    apart = llama.capture(tokens, num_episodes=4).factors
+    together = captured(llama, collate_texts(random_texts(LENGTHS), [0] * 4, PAD_ID), num_episodes=1).factors
+    apart = captured(llama, tokens, num_episodes=4).factors
     assert_same_factors(together, apart)
     assert len(set(torch.bincount(tokens.rows).tolist())) > 1, "answers of one length would prove nothing"
 
@@ -202,11 +213,11 @@ def test_factors_of_a_float16_model_do_not_vanish() -> None:
     with torch.no_grad():
         model.get_submodule("model.norm").get_parameter("weight").mul_(2.0**-11)
         model.get_output_embeddings().weight.mul_(2.0**-11)
-    half = FrozenLM(model.half(), num_blocks=2)
-    exact = FrozenLM(copy.deepcopy(half.model).float(), num_blocks=2)
+    half = tiny_lm(model.half(), num_blocks=2)
+    exact = tiny_lm(copy.deepcopy(half.model).float(), num_blocks=2)
     tokens = random_batch(LENGTHS)
-    found = half.capture(tokens, num_episodes=4, hidden=half.prefix([tokens])[0])
-    expected = exact.capture(tokens, num_episodes=4)
+    found = captured(half, tokens, num_episodes=4, hidden=half.prefix([tokens])[0])
+    expected = captured(exact, tokens, num_episodes=4)
     close(found.loss, expected.loss, tolerance=1e-3)
     for site, want in expected.factors.items():
         assert want.delta.half().count_nonzero() < want.delta.count_nonzero() / 2, "float16 holds these gradients"
@@ -215,9 +226,9 @@ def test_factors_of_a_float16_model_do_not_vanish() -> None:
 
 
 def test_explicit_attention_sites_are_captured_too(llama: FrozenLM) -> None:
-    lm = FrozenLM(llama.model, sites=["model.layers.2.self_attn.q_proj", "model.layers.1.mlp.up_proj"])
+    lm = tiny_lm(llama.model, sites=["model.layers.2.self_attn.q_proj", "model.layers.1.mlp.up_proj"])
     texts = random_texts(LENGTHS)
-    factors = lm.capture(collate_texts(texts, [0] * 4, PAD_ID), num_episodes=1).factors
+    factors = captured(lm, collate_texts(texts, [0] * 4, PAD_ID), num_episodes=1).factors
     for site, expected in weight_gradients(lm.model, lm.sites, texts).items():
         close(gradient_from_factors(factors[site], torch.arange(4)), expected)
     assert lm.prefix_depth == 1
@@ -271,13 +282,13 @@ def test_logits_without_an_edit_are_those_of_the_base_model(lm: FrozenLM) -> Non
 
 
 def test_a_branch_on_a_bfloat16_model_keeps_its_type() -> None:
-    lm = FrozenLM(tiny_model("llama", dtype=torch.bfloat16), num_blocks=2)
+    lm = tiny_lm(tiny_model("llama", dtype=torch.bfloat16), num_blocks=2)
     tokens, edit = random_batch(LENGTHS, episode=[0] * 4), random_edit(lm.site_widths())
     edited = lm.logits(tokens, edit)
-    exact = FrozenLM(copy.deepcopy(lm.model).float(), num_blocks=2).logits(tokens, edit)
+    exact = tiny_lm(copy.deepcopy(lm.model).float(), num_blocks=2).logits(tokens, edit)
     assert edited.dtype == torch.bfloat16
     close(edited.float(), exact, tolerance=0.1)
-    factors = lm.capture(tokens, num_episodes=1).factors
+    factors = captured(lm, tokens, num_episodes=1).factors
     assert {f.u.dtype for f in factors.values()} | {f.delta.dtype for f in factors.values()} == {torch.bfloat16}
 
 
@@ -302,8 +313,8 @@ def test_sharing_the_prefix_of_several_batches_changes_no_logit(lm: FrozenLM) ->
 @pytest.mark.parametrize("side", SIDES)
 def test_sharing_the_prefix_changes_no_factor(lm: FrozenLM, side: PaddingSide) -> None:
     tokens, other = random_batch(LENGTHS, side), random_batch((15, 2), side, seed=1)
-    expected = lm.capture(tokens, num_episodes=4)
-    signal = lm.capture(tokens, num_episodes=4, hidden=lm.prefix([other, tokens])[1])
+    expected = captured(lm, tokens, num_episodes=4)
+    signal = captured(lm, tokens, num_episodes=4, hidden=lm.prefix([other, tokens])[1])
     assert_same_factors(signal.factors, expected.factors)
     close(signal.loss, expected.loss)
 
@@ -354,7 +365,7 @@ def test_the_padding_token_does_not_matter(llama: FrozenLM) -> None:
 
 
 def test_prefix_is_none_when_the_first_block_is_edited(model: PreTrainedModel) -> None:
-    lm = FrozenLM(model, num_blocks=BLOCKS)
+    lm = tiny_lm(model, num_blocks=BLOCKS)
     assert lm.prefix_depth == 0
     texts = random_texts(LENGTHS)
     tokens = collate_texts(texts, [0] * 4, PAD_ID, "left")
@@ -362,7 +373,7 @@ def test_prefix_is_none_when_the_first_block_is_edited(model: PreTrainedModel) -
     assert hidden is None
     edit = random_edit(lm.site_widths(), scale=0.1)
     close(lm.logits(tokens, edit, hidden), all_plain_logits(with_changed_weights(model, edit), texts))
-    factors = lm.capture(tokens, num_episodes=1, hidden=hidden).factors
+    factors = captured(lm, tokens, num_episodes=1, hidden=hidden).factors
     expected = weight_gradients(model, lm.sites, texts)
     for site in lm.sites:
         close(gradient_from_factors(factors[site], torch.arange(4)), expected[site])
@@ -375,9 +386,9 @@ def test_prefix_of_nothing_is_nothing(llama: FrozenLM) -> None:
 def test_a_prefix_kept_from_elsewhere_can_be_used(lm: FrozenLM) -> None:
     """It is the same for every editor of the same model and sites."""
     tokens = random_batch(LENGTHS)
-    (hidden,) = FrozenLM(lm.model, num_blocks=2).prefix([tokens])
-    expected = FrozenLM(lm.model, num_blocks=2).capture(tokens, num_episodes=4).factors
-    factors = lm.capture(tokens, num_episodes=4, hidden=hidden).factors
+    (hidden,) = tiny_lm(lm.model, num_blocks=2).prefix([tokens])
+    expected = captured(tiny_lm(lm.model, num_blocks=2), tokens, num_episodes=4).factors
+    factors = captured(lm, tokens, num_episodes=4, hidden=hidden).factors
     assert_same_factors(factors, expected)
     close(lm.logits(tokens, hidden=hidden), lm.logits(tokens))
 
@@ -407,7 +418,7 @@ def test_the_prefix_computes_little_padding(llama: FrozenLM) -> None:
 
 @pytest.mark.parametrize("architecture", ["falcon", "falcon_alibi"])
 def test_blocks_that_return_tuples_share_their_prefix(architecture: str) -> None:
-    lm = FrozenLM(tiny_model(architecture), num_blocks=2)
+    lm = tiny_lm(tiny_model(architecture), num_blocks=2)
     kinds: list[type] = []
     _, blocks = find_blocks(lm.model)
     handles = [block.register_forward_hook(lambda _, __, output: kinds.append(type(output))) for block in blocks]
@@ -472,13 +483,13 @@ def test_works_in_inference_mode(lm: FrozenLM) -> None:
     edit = random_edit(lm.site_widths(), num_episodes=4)
     tokens = random_batch(LENGTHS, "left")
     logits, generated = lm.logits(tokens, edit), lm.generate([tokens], edit)[0]
-    signal = lm.capture(tokens, num_episodes=4)
+    signal = captured(lm, tokens, num_episodes=4)
     with torch.inference_mode():
         inside = random_batch(LENGTHS, "left")
         (hidden,) = lm.prefix([inside])
         close(lm.logits(inside, edit, hidden), logits)
         assert lm.generate([inside], edit)[0] == generated
-        again = lm.capture(inside, num_episodes=4, hidden=hidden)
+        again = captured(lm, inside, num_episodes=4, hidden=hidden)
     assert_same_factors(again.factors, signal.factors)
     close(again.loss, signal.loss)
     assert torch.equal(again.predicted, signal.predicted)

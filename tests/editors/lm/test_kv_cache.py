@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from editors.edits.low_rank import Edit
+from editors.edits.protocol import Edit
 from editors.lm.frozen import FrozenLM
-from editors.lm.generation import Begun
-from editors.lm.kv_cache import KeyValues
+from editors.lm.generation import Continuation
+from editors.lm.kv_cache import KVCache
 from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts
-from tests.tiny_models import ARCHITECTURES, PAD_ID, random_edit, random_texts, tiny_model
+from tests.tiny_models import ARCHITECTURES, PAD_ID, random_edit, random_texts, tiny_lm, tiny_model
 
 EXTRA = 4
 
 
 @pytest.fixture(params=ARCHITECTURES)
 def lm(request: pytest.FixtureRequest) -> FrozenLM:
-    return FrozenLM(tiny_model(request.param), num_blocks=1)
+    return tiny_lm(tiny_model(request.param), num_blocks=1)
 
 
 def half_right(lm: FrozenLM, edit: Edit | None, side: PaddingSide) -> list[TokenBatch]:
@@ -43,13 +43,13 @@ def half_right(lm: FrozenLM, edit: Edit | None, side: PaddingSide) -> list[Token
     return batches
 
 
-def begun(lm: FrozenLM, batches: list[TokenBatch], edit: Edit | None) -> list[Begun]:
+def continuations(lm: FrozenLM, batches: list[TokenBatch], edit: Edit | None) -> list[Continuation]:
     """What passes over prompts and answers leave."""
-    below = [KeyValues() for _ in batches]
+    below = [KVCache() for _ in batches]
     hidden = lm.prefix(batches, below)
-    kept = [part.branch() for part in below]
-    logits = [lm.logits(*each) for each in zip(batches, [edit] * len(batches), hidden, kept, strict=True)]
-    return [Begun(each.argmax(dim=-1), part) for each, part in zip(logits, kept, strict=True)]
+    caches = [part.branch() for part in below]
+    logits = [lm.logits(*each) for each in zip(batches, [edit] * len(batches), hidden, caches, strict=True)]
+    return [Continuation(each.argmax(dim=-1), part) for each, part in zip(logits, caches, strict=True)]
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -63,13 +63,13 @@ def test_the_tokens_are_the_same(lm: FrozenLM, edited: bool, side: PaddingSide, 
     if ends:
         lm.model.generation_config.eos_token_id = expected[0][0][2]
         expected = lm.generate(batches, edit, EXTRA)
-    assert lm.generate(batches, edit, EXTRA, begun(lm, batches, edit)) == expected
+    assert lm.generate(batches, edit, EXTRA, continuations(lm, batches, edit)) == expected
 
 
 def test_no_prompt_is_read_again(lm: FrozenLM) -> None:
     lm.model.generation_config.eos_token_id = None
     batches = half_right(lm, None, "right")
-    starts = begun(lm, batches, None)
+    starts = continuations(lm, batches, None)
     widths: list[int] = []
 
     def record(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
@@ -81,9 +81,9 @@ def test_no_prompt_is_read_again(lm: FrozenLM) -> None:
 
 
 def test_later_passes_leave_what_is_below_as_it_was() -> None:
-    lm = FrozenLM(tiny_model("llama"), num_blocks=1)
+    lm = tiny_lm(tiny_model("llama"), num_blocks=1)
     batch = half_right(lm, None, "right")[0]
-    below = KeyValues()
+    below = KVCache()
     hidden = lm.prefix([batch], [below])[0]
     before = below.first(0, 3)
     lm.logits(batch, None, hidden, below.branch())

@@ -13,16 +13,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from editors.common.errors import EditorError
-from editors.texts.batches import (
-    EditBatch,
-    EncodedText,
-    PaddingSide,
-    TokenBatch,
-    collate_texts,
-    encode_answers,
-    encoding_faults,
-)
-from tests.tiny_models import random_batch, random_texts
+from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts, encode_answers, encoding_faults
+from editors.texts.episodes import EditBatch
+from tests.tiny_models import as_requests, random_batch, random_texts
 
 CORPUS = (
     "The capital of France is Paris",
@@ -302,8 +295,7 @@ def test_every_position_predicts_its_target(texts: list[EncodedText], side: Padd
 def edit_batch() -> EditBatch:
     """Two episodes with an optional part of each kind."""
     return EditBatch(
-        num_episodes=2,
-        edit=random_batch((3, 5), seed=1),
+        requests=as_requests(random_batch((3, 5), seed=1), 2),
         rephrase=random_batch((4, 4), seed=2),
         locality=random_batch((2, 6), seed=3),
         portability={"reasoning": random_batch((5, 7), seed=4)},
@@ -316,7 +308,7 @@ def tensors_of(batch: EditBatch) -> list[torch.Tensor]:
     parts = [batch.edit, batch.rephrase, batch.locality, *batch.portability.values()]
     parts += [] if batch.ground_truth is None else [batch.ground_truth]
     tensors = [getattr(part, f.name) for part in parts for f in fields(part)]
-    return [tensor for tensor in tensors if tensor is not None] + list(batch.slices.values())
+    return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)] + list(batch.slices.values())
 
 
 def test_an_edit_batch_moves_as_a_whole() -> None:
@@ -343,6 +335,14 @@ def test_an_ordinary_batch_is_not_copied() -> None:
 def test_token_counts_tell_real_from_padded() -> None:
     # Less the last answer token of each text.
     assert edit_batch().token_counts() == (2 + 4 + 3 + 3 + 1 + 5, 2 * 4 + 2 * 3 + 2 * 5)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_prompts_and_answers_of_a_batch(side: PaddingSide) -> None:
+    texts = random_texts([7, 4, 9])
+    tokens = collate_texts(texts, [0, 1, 2], 0, side)
+    assert tokens.prompt_ids() == [list(text.ids[: text.answer_start]) for text in texts]
+    assert tokens.answer_ids() == [list(text.answer) for text in texts]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

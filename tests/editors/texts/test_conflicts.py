@@ -50,7 +50,13 @@ def test_same_fact_in_other_words() -> None:
     assert [conflict.targets for conflict in find_conflicts([first, same])] == [("Anna", "Tom")]
 
 
-@pytest.mark.parametrize("given", [("Dor", None), (None, "founder"), ("", "founder"), ("Dor", 3)])
-def test_half_a_fact_is_refused(given: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("given", [("", None), (None, " "), ("", "founder"), ("Dor", 3)])
+def test_an_empty_subject_or_relation_is_refused(given: tuple[Any, Any]) -> None:
     with pytest.raises(EditorError, match=r"EditRequest\.(subject|relation) must be a non-empty text"):
         EditRequest("Who founded Dor?", "Anna", *given)
+
+
+def test_a_subject_needs_no_relation() -> None:
+    request = EditRequest("Who founded Dor?", "Anna", "Dor")
+    assert request.texts() == {"prompt": "Who founded Dor?", "target": "Anna", "subject": "Dor"}
+    assert find_conflicts([request, EditRequest("By whom was Dor founded?", "Tom", "Dor")]) == []

@@ -1,4 +1,4 @@
-"""`model.torch_compile`: the same losses and gradients, nothing renamed, and no compiling anew for other lengths.
+"""`torch_compile`: the same losses and gradients, nothing renamed, and no compiling anew for other lengths.
 
 But for one test, graphs are run by torch as they were traced: writing and compiling C++ takes seconds for each.
 """
@@ -20,16 +20,17 @@ from torch._dynamo.backends.debugging import aot_eager
 from editors.base_models.loading import BaseModelConfig
 from editors.base_models.sites import is_linear
 from editors.common.errors import EditorError
-from editors.lm.frozen import FrozenLM
 from editors.methods.ke.module import KE
 from editors.methods.ke.network import KEConfig
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
-from editors.texts.batches import EditBatch, EncodedText, collate_texts
+from editors.texts.batches import EncodedText, collate_texts
+from editors.texts.episodes import EditBatch
 from editors.training.compilation import CompiledForwards, TorchCompile, hook_free_parts
-from editors.training.module import Editor
+from editors.training.config import TrainingConfig
+from editors.training.learned import LearnedEditor
 from tests.editors.lm.cache.test_cached_steps import batches
-from tests.tiny_models import ARCHITECTURES, tiny_model
+from tests.tiny_models import ARCHITECTURES, tiny_lm, tiny_model
 from tests.tiny_world import TinyWorld
 
 # While torch traces, it does things that it warns of itself.
@@ -38,8 +39,12 @@ pytestmark = pytest.mark.filterwarnings("default")
 Parts = Literal["all", "network", "base_model"]
 
 EDITORS = {
-    "mend": lambda base, what: MEND(base, MENDConfig(rank=8, edit_rate=0.05), torch_compile=what),
-    "ke": lambda base, what: KE(base, KEConfig(hidden_width=16, condition_width=24), torch_compile=what),
+    "mend": lambda base, what: MEND(
+        base, MENDConfig(rank=8, edit_rate=0.05), training=TrainingConfig(torch_compile=what)
+    ),
+    "ke": lambda base, what: KE(
+        base, KEConfig(hidden_width=16, condition_width=24), training=TrainingConfig(torch_compile=what)
+    ),
 }
 
 
@@ -61,14 +66,14 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def editor(kind: str, world: TinyWorld, settings: TorchCompile | None) -> Editor:
+def editor(kind: str, world: TinyWorld, settings: TorchCompile | None) -> LearnedEditor:
     torch.manual_seed(0)
     made = EDITORS[kind](BaseModelConfig(str(world.model), dtype="float32", num_blocks=2), settings)
     made.configure_model()
     return made
 
 
-def step(editor: Editor, batch: EditBatch) -> tuple[list[Tensor], dict[str, Tensor]]:
+def step(editor: LearnedEditor, batch: EditBatch) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Losses, and the gradient of every parameter."""
     editor.zero_grad()
     with editor.compiled.active():
@@ -121,14 +126,14 @@ def test_names_and_forwards_stay_what_they_are() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_all_but_the_sites_and_lone_linear_layers_are_compiled(architecture: str) -> None:
-    frozen = FrozenLM(tiny_model(architecture), num_blocks=1)
-    parts = hook_free_parts(frozen.model, frozen.sites)
+    lm = tiny_lm(tiny_model(architecture), num_blocks=1)
+    parts = hook_free_parts(lm.model, lm.sites)
     inside = {id(module) for part in parts for module in part.modules()}
     assert len(inside) == sum(1 for part in parts for _ in part.modules()), "a part lies inside of another"
-    assert not any(id(frozen.model.get_submodule(site)) in inside for site in frozen.sites)
-    blocks = [module for name, module in frozen.model.named_modules() if name.rpartition(".")[2].isdigit()]
-    assert all(id(block) in inside for block in blocks[: frozen.prefix_depth])
-    attends = [module for name, module in frozen.model.named_modules() if name.endswith(("attn", "attention"))]
+    assert not any(id(lm.model.get_submodule(site)) in inside for site in lm.sites)
+    blocks = [module for name, module in lm.model.named_modules() if name.rpartition(".")[2].isdigit()]
+    assert all(id(block) in inside for block in blocks[: lm.prefix_depth])
+    attends = [module for name, module in lm.model.named_modules() if name.endswith(("attn", "attention"))]
     assert attends
     assert all(id(module) in inside for module in attends)
     assert not any(is_linear(part) for part in parts)
@@ -138,7 +143,7 @@ def test_all_but_the_sites_and_lone_linear_layers_are_compiled(architecture: str
 def test_a_training_goes_on_as_without_and_its_files_are_the_same(
     tiny_world: TinyWorld, tmp_path: Path, graphs: list[Any]
 ) -> None:
-    for name, on in (("plain", ()), ("compiled", ("--model.torch_compile.parts=network",))):
+    for name, on in (("plain", ()), ("compiled", ("--model.training.torch_compile.parts=network",))):
         tiny_world.run("fit", tmp_path / name, *on, "--trainer.max_steps=6")
         tiny_world.run("fit", tmp_path / name, *on, "--ckpt_path=last")
         assert bool(graphs) == (name == "compiled")
@@ -168,62 +173,64 @@ def fitting(strategy: Any, precision: str = "32-true", phase: TrainerFn = Traine
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy(), SimpleNamespace(zero_stage_3=True)], ids=["FSDP", "ZeRO-3"])
-def test_strategies_that_divide_models_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = MEND(BaseModelConfig("nowhere"), torch_compile=TorchCompile())
+def test_strategies_that_shard_models_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MEND(BaseModelConfig("nowhere"), training=TrainingConfig(torch_compile=TorchCompile()))
     monkeypatch.setattr(made, "_trainer", fitting(strategy))
     with pytest.raises(EditorError, match=r"torch_compile needs a strategy that keeps models whole: DDP"):
         made.configure_model()
 
 
 def test_of_a_quantised_base_model_only_the_network_is_compiled() -> None:
-    TorchCompile(parts="network").check(quantised=True, divided=False, scaled=False, on_cpu=False)
+    TorchCompile(parts="network").check(quantised=True, sharded=False, scaled=False, on_cpu=False)
     with pytest.raises(
         EditorError, match=r"parts 'all' needs a base model whose weights are numbers; .* parts network"
     ):
-        TorchCompile().check(quantised=True, divided=False, scaled=False, on_cpu=False)
+        TorchCompile().check(quantised=True, sharded=False, scaled=False, on_cpu=False)
 
 
 def test_a_base_model_in_float16_is_not_compiled() -> None:
-    frozen: Any = SimpleNamespace(model=SimpleNamespace(dtype=torch.float16))
-    CompiledForwards.of(TorchCompile(parts="network"), frozen, [])
+    lm: Any = SimpleNamespace(model=SimpleNamespace(dtype=torch.float16))
+    CompiledForwards.of(TorchCompile(parts="network"), lm, [])
     with pytest.raises(EditorError, match=r"parts 'base_model' needs a base model in float32 or bfloat16"):
-        CompiledForwards.of(TorchCompile(parts="base_model"), frozen, [])
+        CompiledForwards.of(TorchCompile(parts="base_model"), lm, [])
 
 
 def test_a_missing_compiler_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EditorError, match=r"'no-such-compiler' is not on the PATH\. Install it, name another one"):
-        MEND(BaseModelConfig("nowhere"), torch_compile=TorchCompile()).configure_model()
+        MEND(BaseModelConfig("nowhere"), training=TrainingConfig(torch_compile=TorchCompile())).configure_model()
 
 
 def test_a_trained_editor_is_scored_where_there_is_no_compiler(
     tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    made = MEND(BaseModelConfig(str(tiny_world.model), dtype="float32"), torch_compile=TorchCompile())
+    made = MEND(
+        BaseModelConfig(str(tiny_world.model), dtype="float32"), training=TrainingConfig(torch_compile=TorchCompile())
+    )
     on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
     monkeypatch.setattr(made, "_trainer", fitting(on_cpu, phase=TrainerFn.VALIDATING))
     made.configure_model()
 
 
 def test_scaled_gradients_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = MEND(BaseModelConfig("nowhere"), torch_compile=TorchCompile())
+    made = MEND(BaseModelConfig("nowhere"), training=TrainingConfig(torch_compile=TorchCompile()))
     monkeypatch.setattr(made, "_trainer", fitting(SimpleNamespace(root_device=torch.device("cuda")), "16-mixed"))
     with pytest.raises(EditorError, match=r"parts 'all' cannot do with trainer\.precision 16-mixed; .* parts network"):
         made.configure_model()
 
 
 def test_texts_are_read_whole_where_their_blocks_are_compiled() -> None:
-    frozen = FrozenLM(tiny_model("llama"), num_blocks=2)
+    lm = tiny_lm(tiny_model("llama"), num_blocks=2)
     shared = tuple(range(3, 43))
     texts = [EncodedText((*shared, 50 + i, 60, 61), 41, 43) for i in range(12)]
     batch = collate_texts(texts, range(12), 0)
     read: list[int] = []
-    frozen.model.model.register_forward_pre_hook(
+    lm.model.model.register_forward_pre_hook(
         lambda _, __, arguments: read.append(arguments["input_ids"].numel()), with_kwargs=True
     )
     for settings, whole in ((TorchCompile(parts="network"), False), (TorchCompile(parts="base_model"), True)):
-        CompiledForwards.of(settings, frozen, [])
+        CompiledForwards.of(settings, lm, [])
         read.clear()
-        frozen.prefix([batch])
+        lm.prefix([batch])
         assert (sum(read) == batch.input_ids.numel()) is whole

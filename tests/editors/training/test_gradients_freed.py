@@ -14,7 +14,7 @@ from editors.base_models.loading import BaseModelConfig
 from editors.lm.losses import EpisodeLosses
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
-from editors.texts.batches import EditBatch
+from editors.texts.episodes import EditBatch
 from tests.tiny_world import TinyWorld, as_from_a_shell
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from editors.training import zero as strategies
 from editors.common.errors import EditorError
+from editors.training import zero
 from editors.training.zero import ZeRO, require_tested_versions
 
 INSTALLED = {"lightning": "2.6.6", "deepspeed": "0.19.8"}
@@ -16,7 +16,7 @@ INSTALLED = {"lightning": "2.6.6", "deepspeed": "0.19.8"}
 
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     """Pretend that these versions are installed."""
-    monkeypatch.setattr(strategies, "version", {**INSTALLED, **versions}.__getitem__)
+    monkeypatch.setattr(zero, "version", {**INSTALLED, **versions}.__getitem__)
 
 
 @pytest.mark.parametrize("versions", [{}, {"lightning": "2.6.9"}, {"deepspeed": "0.19.9"}])
@@ -41,7 +41,7 @@ def test_missing_deepspeed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             raise PackageNotFoundError
         return INSTALLED[package]
 
-    monkeypatch.setattr(strategies, "version", version)
+    monkeypatch.setattr(zero, "version", version)
     with pytest.raises(EditorError, match=r"'deepspeed' is not installed.*pip install 'deepspeed>=0\.19\.8,<0\.20'"):
         ZeRO(stage=2)
 

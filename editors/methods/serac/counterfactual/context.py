@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from editors.base_models.loading import longest_text
+from editors.common.errors import EditorError
 from editors.texts.batches import TokenBatch
-from editors.texts.requests import EditRequest
+from editors.texts.padding import padded_texts
 
-
-def context_text(request: EditRequest) -> str:
-    """What the counterfactual model reads before a query: edit prompt and target, on a line of their own."""
-    return f"{request.prompt} {request.target}\n"
+COUNTERFACTUAL_LIMIT = "the counterfactual model's limit"
 
 
 def prepend(
@@ -69,13 +69,8 @@ def insert(
         text = row[real].tolist()
         start = _start(text, [1] * len(text), special)
         texts.append([*text[:start], *(i for i in context or () if i not in special), *text[start:]])
-    width = max(map(len, texts), default=0)
-    joined = ids.new_zeros(len(texts), width)
-    joined_mask = torch.zeros_like(joined)
-    for row, text in enumerate(texts):
-        joined[row, : len(text)] = ids.new_tensor(text)
-        joined_mask[row, : len(text)] = 1
-    return joined, joined_mask
+    joined, joined_mask = padded_texts(texts, 0)
+    return joined.to(ids.device), joined_mask.to(ids.device)
 
 
 def with_contexts(tokens: TokenBatch, contexts: Sequence[Sequence[int] | None], special: Collection[int]) -> TokenBatch:
@@ -88,3 +83,19 @@ def with_contexts(tokens: TokenBatch, contexts: Sequence[Sequence[int] | None], 
         positions = positions + (positions // old + 1) * (new - old)
     has_context = torch.tensor([bool(context) for context in contexts], dtype=torch.long, device=ids.device)
     return replace(tokens, input_ids=ids, attention_mask=mask, positions=positions, episode=has_context)
+
+
+def check_length(mask: Tensor, model: PreTrainedModel, what_is: str) -> None:
+    """Check that a model can read texts with their contexts.
+
+    Args:
+        mask: `[B, T]` ones at their tokens.
+        model: reads them.
+        what_is: the start of what the error says of the model's longest text, such as "the limit is".
+
+    Raises:
+        EditorError: they are too long.
+    """
+    limit, longest = longest_text(model), int(mask.sum(dim=1).max())
+    if limit is not None and longest > limit:
+        raise EditorError(f"a text and its edit have {longest} tokens together; {what_is} {limit}")

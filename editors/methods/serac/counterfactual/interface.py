@@ -6,53 +6,35 @@ Shape legend: N answer tokens, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from editors.lm.losses import answer_nll
+from editors.methods.serac.passes import Application, Passes
+from editors.methods.serac.texts import BaseTexts
 from editors.texts.batches import TokenBatch
 from editors.texts.requests import EditRequest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from editors.lm.frozen import FrozenLM
-    from editors.methods.serac.edit import MemoryEdit
-    from editors.methods.serac.passes import Passes
 
 _LEAST_LOG_SHARE = -1e-7
-
-
-class BaseTexts(Protocol):
-    """Texts in the base model's tokens; `SERACNetwork` is one."""
-
-    tokenizer: PreTrainedTokenizerBase | None
-
-    @property
-    def special_ids(self) -> Collection[int]:
-        """Ids that are no text where they start one."""
-
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Token ids as texts."""
-
-    def contexts(self, requests: Sequence[EditRequest | None]) -> list[list[int] | None]:
-        """What the counterfactual model reads before a query; `None` where there is no request."""
 
 
 class Counterfactual(nn.Module, ABC):
     """A model that answers a query after it has read the edit that the query is in the scope of."""
 
     @abstractmethod
-    def logits(self, texts: BaseTexts, frozen: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
+    def logits(self, texts: BaseTexts, lm: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
         """`[N, V]` logits at the answer positions, in the base model's vocabulary; differentiable.
 
         Args:
             texts: the base model's texts.
-            frozen: the base model.
+            lm: the base model.
             tokens: queries with their answers.
             requests: for each text the edit that is read before it.
 
@@ -61,14 +43,14 @@ class Counterfactual(nn.Module, ABC):
         """
 
     def nll(
-        self, texts: BaseTexts, frozen: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]
+        self, texts: BaseTexts, lm: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]
     ) -> tuple[Tensor, Tensor]:
         """`[N]` negative log-likelihoods of answer tokens in nats, and each one's episode; arguments as of `logits`."""
-        return answer_nll(self.logits(texts, frozen, tokens, requests), tokens.targets), tokens.answer_episode()
+        return answer_nll(self.logits(texts, lm, tokens, requests), tokens.targets), tokens.answer_episode()
 
     @abstractmethod
-    def passes(self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None) -> Passes:
-        """What makes the base model's forward passes answer with this model; arguments as of `MemoryEdit.applied`."""
+    def passes(self, application: Application) -> Passes:
+        """What makes the base model's forward passes answer with this model."""
 
     def keep(self, folder: Path) -> None:
         """Write what building this model takes besides its tensors (see `kept.keep_model`)."""

@@ -6,20 +6,16 @@ Shape legend: B texts, R of them in scope, T tokens, N answer tokens, V vocabula
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
-from editors.methods.serac.counterfactual.context import prepend
+from editors.methods.serac.counterfactual.context import COUNTERFACTUAL_LIMIT, check_length, prepend
 from editors.methods.serac.counterfactual.interface import fit_width, mix
-from editors.methods.serac.passes import Passes, refuse_beams
-from editors.texts.batches import TokenBatch, token_positions
-
-if TYPE_CHECKING:
-    from editors.methods.serac.counterfactual.second_model import SecondModel
-    from editors.methods.serac.edit import MemoryEdit
+from editors.methods.serac.passes import Application, Passes, refuse_beams
+from editors.texts.batches import token_positions
 
 _NO_BEAMS = (
     "beam search reorders the base model's cache but not the counterfactual model's; use greedy decoding or sampling, "
@@ -28,14 +24,17 @@ _NO_BEAMS = (
 
 
 class LogitPasses(Passes):
-    """The second model reads the texts in scope after their contexts, with a key-value cache of its own."""
+    """The second model reads the texts in scope after their contexts, with a KV cache of its own.
 
-    def __init__(
-        self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None, second: SecondModel
-    ) -> None:
-        super().__init__(edit, model, episode, texts)
-        self.second = second
-        accepted = inspect.signature(second.model.forward).parameters
+    Args:
+        application: what is applied, and to what.
+        second: the second model.
+    """
+
+    def __init__(self, application: Application, second: PreTrainedModel) -> None:
+        super().__init__(application)
+        self.second: Any = second
+        accepted = inspect.signature(second.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.cache_name = "cache" if "cache" in accepted else "past_key_values"  # architectures differ
         self.cache: Any = None
@@ -46,19 +45,19 @@ class LogitPasses(Passes):
         self.ids, self.mask = torch.zeros(0, 0), torch.zeros(0, 0)
 
     def read(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """See `Passes.read`; the base model is called as ever."""
-        contexts = self.network.contexts([request for request in self.requests if request is not None])
+        """Put the contexts before the prompts in scope, for the second model; the base model is called as ever."""
+        contexts = self.texts.contexts([request for request in self.requests if request is not None])
         rows, self.prompt_width = self.chosen.to(ids.device), ids.shape[1]
-        self.ids, self.mask = prepend(ids[rows], mask[rows], contexts, self.network.special_ids)
+        self.ids, self.mask = prepend(ids[rows], mask[rows], contexts, self.texts.special_ids)
         self.prompt_mask = self.mask
-        self.second.check_length(self.mask)
-        self.cache = DynamicCache(config=self.second.model.config) if self.texts is None else None
+        check_length(self.mask, self.second, f"{COUNTERFACTUAL_LIMIT} is")
+        self.cache = DynamicCache(config=self.second.config) if self.tokens is None else None
         if self.callers_cache is not None:
             refuse_beams(self.callers_cache, _NO_BEAMS)
         return {}
 
     def go_on(self, ids: Tensor, mask: Tensor | None, past: int) -> dict[str, Any]:
-        """See `Passes.go_on`; the base model is called as ever."""
+        """Give the second model the new tokens of texts in scope; the base model is called as ever."""
         rows = self.chosen.to(ids.device)
         self.ids = ids[rows]
         since = self.ids.new_ones(len(self.ids), past + self.width - self.prompt_width)
@@ -69,15 +68,15 @@ class LogitPasses(Passes):
     def answer(self, logits: Tensor) -> Tensor:
         """The logits of texts in scope are the second model's, or mixed with them."""
         own = self._own_logits(logits)
-        if self.texts is None:  # [B, T, V]
+        if self.tokens is None:  # [B, T, V]
             chosen, log_score = self.chosen.to(logits.device), self.log_score[self.chosen].unsqueeze(1)
             own = own[:, -logits.shape[1] :]
             base = logits[chosen]
         else:  # [1, N, V], at the answer positions
-            chosen = self.chosen.to(logits.device)[self.texts.rows].unsqueeze(0)
-            rows, log_score = self.texts.rows[chosen[0]], self.log_score[self.texts.rows[chosen[0]]]
+            chosen = self.chosen.to(logits.device)[self.tokens.rows].unsqueeze(0)
+            rows, log_score = self.tokens.rows[chosen[0]], self.log_score[self.tokens.rows[chosen[0]]]
             order = self.chosen.long().cumsum(dim=0).to(rows.device) - 1  # place of each text among those in scope
-            own = own[order[rows], self.texts.positions[chosen[0]] % self.width]
+            own = own[order[rows], self.tokens.positions[chosen[0]] % self.width]
             base = logits[chosen]
         if self.soft:
             own = mix(base, own, log_score.to(own.device).expand(own.shape[:-1]))
@@ -92,9 +91,9 @@ class LogitPasses(Passes):
             arguments["position_ids"] = token_positions(self.mask)[:, -self.ids.shape[1] :]
         if self.cache is not None:
             arguments[self.cache_name] = self.cache
-        output = self.second.model(**arguments, use_cache=self.cache is not None)
+        output = self.second(**arguments, use_cache=self.cache is not None)
         return fit_width(output.logits[:, -self.width :], logits.shape[-1])
 
     def close(self) -> None:
-        """See `Passes.close`."""
+        """Drop the second model's cache."""
         self.cache = None

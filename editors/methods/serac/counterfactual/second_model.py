@@ -21,21 +21,19 @@ from editors.base_models.loading import auto_class, longest_text
 from editors.common.errors import BaseModelError, EditorError
 from editors.lm.generation import continue_greedily
 from editors.lm.losses import answer_nll
-from editors.methods.serac.counterfactual.context import context_text, with_contexts
-from editors.methods.serac.counterfactual.interface import BaseTexts, Counterfactual, fit_width
+from editors.methods.serac.counterfactual.context import COUNTERFACTUAL_LIMIT, check_length, with_contexts
+from editors.methods.serac.counterfactual.interface import Counterfactual, fit_width
 from editors.methods.serac.counterfactual.logit_passes import LogitPasses
 from editors.methods.serac.counterfactual.text_passes import TextPasses
 from editors.methods.serac.kept import keep_model, kept_model
+from editors.methods.serac.passes import Application, Passes
+from editors.methods.serac.texts import BaseTexts, context_text
 from editors.texts.batches import TokenBatch
 from editors.texts.encoders import text_encoder
 from editors.texts.requests import EditRequest
 
 if TYPE_CHECKING:
     from editors.lm.frozen import FrozenLM
-    from editors.methods.serac.edit import MemoryEdit
-    from editors.methods.serac.passes import Passes
-
-_LIMIT = "the counterfactual model's limit"
 
 
 class SecondModel(Counterfactual):
@@ -52,8 +50,8 @@ class SecondModel(Counterfactual):
         self.model = model.requires_grad_(requires_grad=True)
         self.tokenizer = tokenizer
         self.longest_answer = longest_answer
-        self._texts = text_encoder(tokenizer, encoder_decoder=is_encoder_decoder(model))
         self._inputs = model_inputs(model)
+        self._texts = text_encoder(tokenizer, encoder_decoder=self._inputs.has_encoder)
         self._compared: tuple[object, bool] = (None, False)
         self.tied = _tied_names(model)
         self.register_state_dict_post_hook(_drop_tied)
@@ -65,36 +63,35 @@ class SecondModel(Counterfactual):
         return super().train(mode=False)
 
     def keep(self, folder: Path) -> None:
-        """See `Counterfactual.keep`."""
+        """Write configuration and tokenizer: the artifact needs nothing of the machine that it was trained on."""
         keep_model(folder, self.model, self.tokenizer)
 
     def replaces_logits(self, texts: BaseTexts, base: PreTrainedModel) -> bool:
         """Whether tokens mean the same to this model and to the base model, and both only decode."""
         if self._compared[0] is not texts.tokenizer:
-            assert texts.tokenizer is not None
             self._compared = texts.tokenizer, texts.tokenizer.get_vocab() == self.tokenizer.get_vocab()
-        return self._compared[1] and not is_encoder_decoder(self.model) and not is_encoder_decoder(base)
+        return self._compared[1] and not (self._inputs.has_encoder or is_encoder_decoder(base))
 
-    def logits(self, texts: BaseTexts, frozen: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
-        """See `Counterfactual.logits`."""
-        if not self.replaces_logits(texts, frozen.model):
+    def logits(self, texts: BaseTexts, lm: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
+        """This model's logits after the contexts, for the base model's tokens; refused where it has others."""
+        if not self.replaces_logits(texts, lm.model):
             raise EditorError(
                 "objective mixture mixes the probabilities of both models, and this counterfactual model has another "
                 "vocabulary than the base model, or one of them has an encoder; use objective supervised"
             )
         joined = with_contexts(tokens, texts.contexts(requests), texts.special_ids)
-        self.check_length(joined.attention_mask)
-        return fit_width(self._at_answers(joined), frozen.model.config.get_text_config().vocab_size)
+        self._check_length(joined.attention_mask)
+        return fit_width(self._at_answers(joined), lm.model.config.get_text_config().vocab_size)
 
     def nll(
-        self, texts: BaseTexts, frozen: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]
+        self, texts: BaseTexts, lm: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]
     ) -> tuple[Tensor, Tensor]:
-        """See `Counterfactual.nll`; the tokens are this model's own."""
-        if self.replaces_logits(texts, frozen.model):
-            return super().nll(texts, frozen, tokens, requests)
-        prompts, answers = texts.decode(tokens.prompt_ids()), texts.decode(tokens.answer_ids())
-        pairs = [(context_text(r) + p, a) for r, p, a in zip(requests, prompts, answers, strict=True)]
-        own = self._texts.batch(pairs, tokens.episode.tolist(), longest_text(self.model), _LIMIT)
+        """Of the base model's tokens where this model has them, of its own where not."""
+        if self.replaces_logits(texts, lm.model):
+            return super().nll(texts, lm, tokens, requests)
+        triples = zip(requests, texts.prompts(tokens), texts.answers(tokens), strict=True)
+        pairs = [(context_text(request) + prompt, answer) for request, prompt, answer in triples]
+        own = self._texts.batch(pairs, tokens.episode.tolist(), longest_text(self.model), COUNTERFACTUAL_LIMIT)
         own = own.to(tokens.input_ids.device)
         return answer_nll(self._at_answers(own), own.targets), own.answer_episode()
 
@@ -105,26 +102,20 @@ class SecondModel(Counterfactual):
     def say(self, prompts: Sequence[str]) -> list[str]:
         """The greedy answer to each of `prompts`, which hold their contexts."""
         ids, mask = self._texts.prompts(prompts)
-        self.check_length(mask)
+        self._check_length(mask)
         device, prefix = self.model.device, self._texts.answer_prefix
         said = continue_greedily(self.model, ids.to(device), mask.to(device), self.longest_answer, prefix)
         texts: list[str] = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def check_length(self, mask: Tensor) -> None:
-        """Check that texts with their contexts, `mask` `[B, T]`, can be read.
+    def _check_length(self, mask: Tensor) -> None:
+        check_length(mask, self.model, f"{COUNTERFACTUAL_LIMIT} is")
 
-        Raises:
-            EditorError: they are too long.
-        """
-        limit, longest = longest_text(self.model), int(mask.sum(dim=1).max())
-        if limit is not None and longest > limit:
-            raise EditorError(f"a text and its edit have {longest} tokens together; {_LIMIT} is {limit}")
-
-    def passes(self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None) -> Passes:
-        """See `Counterfactual.passes`."""
-        kind = LogitPasses if self.replaces_logits(edit.network, model) else TextPasses
-        return kind(edit, model, episode, texts, self)
+    def passes(self, application: Application) -> Passes:
+        """Passes that take its logits, or what it says where it has other tokens than the base model."""
+        if self.replaces_logits(application.texts, application.model):
+            return LogitPasses(application, self.model)
+        return TextPasses(application, self.say)
 
 
 def second_model(kept: Path, longest_answer: int) -> SecondModel:

@@ -9,45 +9,43 @@ Shape legend: B texts, T tokens, N answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from editors.methods.serac.counterfactual.context import context_text
 from editors.methods.serac.counterfactual.interface import mix
-from editors.methods.serac.passes import Passes
-from editors.texts.batches import TokenBatch
+from editors.methods.serac.passes import Application, Passes
+from editors.methods.serac.texts import context_text
 from editors.texts.encoders import text_encoder
-
-if TYPE_CHECKING:
-    from editors.methods.serac.counterfactual.second_model import SecondModel
-    from editors.methods.serac.edit import MemoryEdit
 
 # The logit of the token that was said; all others have 0. Of 100,000 tokens it has a probability above 0.999.
 _SAID = 20.0
 
 
 class TextPasses(Passes):
-    """The second model says its answers when the prompts are read."""
+    """The second model says its answers when the prompts are read.
 
-    def __init__(
-        self, edit: MemoryEdit, model: Any, episode: Tensor | None, texts: TokenBatch | None, second: SecondModel
-    ) -> None:
-        super().__init__(edit, model, episode, texts)
-        self.second = second
-        assert self.network.tokenizer is not None
-        self.written = text_encoder(self.network.tokenizer, encoder_decoder=self.has_encoder)
+    Args:
+        application: what is applied, and to what.
+        say: the second model's answers to prompts, which hold their contexts.
+    """
+
+    def __init__(self, application: Application, say: Callable[[Sequence[str]], list[str]]) -> None:
+        super().__init__(application)
+        self.say = say
+        self.written = text_encoder(self.texts.tokenizer, encoder_decoder=self.has_encoder)
         # For each text in scope the tokens of its answer, and in the pass the column that predicts the first of them.
         self.answers: dict[int, list[int]] = {}
         self.first_column: dict[int, int] = {}
 
     def read(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """See `Passes.read`; the base model is called as ever."""
+        """Let the second model say its answers to the prompts in scope; the base model is called as ever."""
         rows = self.chosen.nonzero().flatten().tolist()
         contexts = [context_text(request) for request in self.requests if request is not None]
         prompts = [self.prompts[row] for row in rows]
-        said = self.second.say([context + prompt for context, prompt in zip(contexts, prompts, strict=True)])
+        said = self.say([context + prompt for context, prompt in zip(contexts, prompts, strict=True)])
         self.answers = {row: self._ids(*pair) for row, *pair in zip(rows, prompts, said, strict=True)}
         if self.has_encoder:
             self.first_column = dict.fromkeys(rows, len(self.written.answer_prefix))
@@ -57,7 +55,7 @@ class TextPasses(Passes):
         return {}
 
     def go_on(self, ids: Tensor, mask: Tensor | None, past: int) -> dict[str, Any]:  # noqa: ARG002
-        """See `Passes.go_on`; the base model is called as ever."""
+        """Call the base model as ever: the answers have been said."""
         return {}
 
     def _ids(self, prompt: str, said: str) -> list[int]:
@@ -69,7 +67,7 @@ class TextPasses(Passes):
     def answer(self, logits: Tensor) -> Tensor:
         """The logits of texts in scope are those of what was said, or mixed with them."""
         answered = logits.clone()
-        if self.texts is None:  # [B, T, V]
+        if self.tokens is None:  # [B, T, V]
             dropped = self.width - logits.shape[1]  # columns whose logits the caller does not want
             for row in self.answers:
                 for column in range(max(0, self.first_column[row] - dropped), logits.shape[1]):
@@ -77,14 +75,14 @@ class TextPasses(Passes):
                 self.first_column[row] -= self.width  # counted from the next pass's first column
         else:  # [1, N, V], at the answer positions
             seen: dict[int, int] = {}
-            for place, row in enumerate(self.texts.rows.tolist()):
+            for place, row in enumerate(self.tokens.rows.tolist()):
                 if row in self.answers:
                     self._put(answered[0, place], row, seen.setdefault(row, 0))
                     seen[row] += 1
         return answered
 
     def close(self) -> None:
-        """See `Passes.close`."""
+        """Forget the answers."""
         self.answers, self.first_column = {}, {}
 
     def _put(self, logits: Tensor, row: int, number: int) -> None:

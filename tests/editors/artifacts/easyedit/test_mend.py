@@ -20,7 +20,7 @@ from editors.artifacts.easyedit.names import from_easyedit, to_easyedit
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
 from editors.common.errors import ArtifactError, EditorError
-from editors.edits.low_rank import low_rank
+from editors.edits.composing import low_rank
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig, MENDNetwork
 from tests.bombs import Bomb

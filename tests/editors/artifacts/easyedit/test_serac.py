@@ -51,10 +51,10 @@ def make(world: TinyWorld, folder: Path, **settings: Any) -> LoadedEditor:
         if config.counterfactual == "adapter":
             for parameter in editor.network.adapter.up.parameters():
                 parameter.data.normal_(std=0.2)
-    if config.scope == "embedding":  # about half of the questions are in the scope of the first edit
+    if config.scope == "embedding":  # half of the questions are in the scope of the first edit; no score is on the edge
         with torch.no_grad():
             distance = _squared(editor.network, QUESTIONS, [REQUESTS[0].prompt])[:, 0]
-            editor.network.threshold.fill_(editor.network.scope.log_score(distance, [], []).exp().median())
+            editor.network.threshold.fill_(editor.network.scope.log_score(distance, [], []).exp().quantile(0.5))
     return load_editor(export_artifact(editor, folder, {}))
 
 

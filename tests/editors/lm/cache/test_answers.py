@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from editors.lm.cache.store import PrefixCache
 from editors.lm.frozen import FrozenLM
 from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts
-from tests.tiny_models import ARCHITECTURES, BLOCKS, HIDDEN, PAD_ID, random_batch, random_texts, tiny_model
+from tests.tiny_models import ARCHITECTURES, BLOCKS, HIDDEN, PAD_ID, random_batch, random_texts, tiny_lm, tiny_model
 
 LENGTHS = (7, 3, 12, 5)
 ANSWERS = "base model's answers"
@@ -27,7 +27,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 
 
 def cached(model: PreTrainedModel, num_blocks: int = 2, **settings: Any) -> FrozenLM:
-    lm = FrozenLM(model, num_blocks=num_blocks)
+    lm = tiny_lm(model, num_blocks=num_blocks)
     lm.use_cache(PrefixCache(**settings))
     return lm
 
@@ -61,7 +61,7 @@ def model_with_a_projection() -> PreTrainedModel:
 def test_the_logits_are_those_of_the_base_model(architecture: str) -> None:
     """Whatever an architecture does behind its blocks: norms, capped logits (Gemma 2), projections (OPT)."""
     model = model_with_a_projection() if architecture == "projected" else tiny_model(architecture)
-    lm, plain = cached(model), FrozenLM(model)
+    lm, plain = cached(model), tiny_lm(model)
     texts, new = random_texts(LENGTHS), random_texts((6, 4), seed=1)
     batches = [batch_of(texts, "left"), batch_of([new[0], *texts[2:], new[1], *texts[:2]])]
     for tokens in [*batches, *batches]:
@@ -99,7 +99,7 @@ def test_the_same_tokens_with_another_answer_are_another_text() -> None:
     (text,) = random_texts((8,))
     for start in (4, 5, 6):
         tokens = batch_of([replace(text, answer_start=start)])
-        close(base_logits(lm, tokens), FrozenLM(lm.model).logits(tokens))
+        close(base_logits(lm, tokens), tiny_lm(lm.model).logits(tokens))
     assert (lm.stores[ANSWERS].hits, lm.stores[ANSWERS].misses) == (0, 3)
 
 
@@ -110,7 +110,7 @@ def test_a_bfloat16_model_keeps_its_type(dtype: str) -> None:
     first, second = base_logits(lm, tokens), base_logits(lm, tokens)
     assert first.dtype == second.dtype == torch.bfloat16
     assert torch.equal(first, second)
-    close(first.float(), FrozenLM(lm.model).logits(tokens).float(), tolerance=2e-2)
+    close(first.float(), tiny_lm(lm.model).logits(tokens).float(), tolerance=2e-2)
 
 
 def test_bfloat16_rounds_what_a_float32_model_says() -> None:

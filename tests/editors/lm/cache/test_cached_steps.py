@@ -16,23 +16,27 @@ from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEp
 from datamodules.records import EditRecord, Probe
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
-from editors.lm.batching.length_groups import length_groups
+from editors.lm.batching.bucketing import length_buckets
 from editors.lm.cache.store import PrefixCache
-from editors.lm.frozen import FrozenLM
-from editors.lm.kv_cache import KeyValues
+from editors.lm.kv_cache import KVCache
 from editors.methods.ke.module import KE
 from editors.methods.ke.network import KEConfig
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
 from editors.scoring.evaluator import Evaluator
-from editors.texts.batches import EditBatch
-from editors.training.module import Editor
-from tests.tiny_models import ARCHITECTURES, random_batch, tiny_model
+from editors.texts.episodes import EditBatch
+from editors.training.config import TrainingConfig
+from editors.training.learned import LearnedEditor
+from tests.tiny_models import ARCHITECTURES, random_batch, tiny_lm, tiny_model
 from tests.tiny_world import TinyWorld
 
 EDITORS = {
-    "mend": lambda base, cache: MEND(base, MENDConfig(rank=8, edit_rate=0.05), prefix_cache=cache),
-    "ke": lambda base, cache: KE(base, KEConfig(hidden_width=16, condition_width=24), prefix_cache=cache),
+    "mend": lambda base, cache: MEND(
+        base, MENDConfig(rank=8, edit_rate=0.05), training=TrainingConfig(prefix_cache=cache)
+    ),
+    "ke": lambda base, cache: KE(
+        base, KEConfig(hidden_width=16, condition_width=24), training=TrainingConfig(prefix_cache=cache)
+    ),
 }
 RECORDS = [
     EditRecord(
@@ -45,17 +49,17 @@ RECORDS = [
 ]
 
 
-def editor(kind: str, world: TinyWorld, cache: PrefixCache | None) -> Editor:
+def editor(kind: str, world: TinyWorld, cache: PrefixCache | None) -> LearnedEditor:
     torch.manual_seed(0)
     made = EDITORS[kind](BaseModelConfig(str(world.model), dtype="float32", num_blocks=2), cache)
     made.configure_model()
     return made
 
 
-def batches(editor: Editor) -> Iterator[EditBatch]:
+def batches(editor: LearnedEditor) -> Iterator[EditBatch]:
     """Three epochs of training batches, in which half of the targets are drawn anew."""
     episodes = TrainingEpisodes(
-        RECORDS, EpisodeCollator(editor.text_encoder, 64, "right"), (),
+        RECORDS, EpisodeCollator(editor.lm.texts, 64), (),
         locality_per_edit=1, other_targets=0.5, edit_prompt_as_rephrase=0.5, seed=0,
     )  # fmt: skip
     for epoch in range(3):
@@ -63,7 +67,7 @@ def batches(editor: Editor) -> Iterator[EditBatch]:
         yield episodes[(epoch, [[2], [0]])]
 
 
-def step(editor: Editor, batch: EditBatch) -> tuple[list[Tensor], list[Tensor]]:
+def step(editor: LearnedEditor, batch: EditBatch) -> tuple[list[Tensor], list[Tensor]]:
     """Losses, and the gradient of every parameter."""
     editor.zero_grad()
     losses = editor.episode_losses(batch)
@@ -78,9 +82,9 @@ def test_losses_and_gradients_are_those_without(kind: str, where: str, tiny_worl
     folder = str(tmp_path) if where == "folder" else None
     plain = editor(kind, tiny_world, None)
     cached = editor(kind, tiny_world, PrefixCache(folder=folder, factors=True))
-    stores = cached.frozen.stores
+    stores = cached.lm.stores
     assert len(stores) == 3
-    assert not plain.frozen.stores
+    assert not plain.lm.stores
     for batch in batches(plain):
         torch.testing.assert_close(step(cached, batch), step(plain, batch), rtol=1e-5, atol=1e-6)
         for store in stores.values():
@@ -99,13 +103,13 @@ def test_a_step_of_known_texts_runs_the_edited_model_only(kind: str, tiny_world:
         return lambda *_: passes.update({name: passes.get(name, 0) + 1})
 
     for block in (0, 3):
-        layer = made.frozen.model.get_submodule(f"model.layers.{block}.mlp.down_proj")
+        layer = made.lm.model.get_submodule(f"model.layers.{block}.mlp.down_proj")
         layer.register_forward_hook(count(f"block {block}"))
     scored: list[int] = []
-    made.frozen.model.get_output_embeddings().register_forward_hook(lambda _, args, __: scored.append(args[0].shape[1]))
+    made.lm.model.get_output_embeddings().register_forward_hook(lambda _, args, __: scored.append(args[0].shape[1]))
     step(made, batch)
-    taught = [batch.edit, batch.rephrase] if made.trains_on_edit_prompts else [batch.rephrase]
-    edited = len(length_groups([*taught, batch.locality], [None] * (len(taught) + 1)))
+    taught = [batch.edit, batch.rephrase] if made.objective.trains_on_edit_prompts else [batch.rephrase]
+    edited = len(length_buckets([*taught, batch.locality], [None] * (len(taught) + 1)))
     assert passes == {"block 3": edited}
     # Of the locality texts both models' logits are wanted; the edited passes themselves leave the head nothing to do.
     wanted = [len(tokens.targets) for tokens in (batch.locality, batch.locality, *taught)]
@@ -116,13 +120,13 @@ def test_a_step_of_known_texts_runs_the_edited_model_only(kind: str, tiny_world:
 def test_validation_scores_are_those_without(kind: str, tiny_world: TinyWorld) -> None:
     def scores(cache: PrefixCache | None) -> list[dict[str, float]]:
         made = editor(kind, tiny_world, cache).eval()
-        episodes = EvaluationEpisodes(RECORDS, EpisodeCollator(made.text_encoder, 64, "right"), {})
+        episodes = EvaluationEpisodes(RECORDS, EpisodeCollator(made.lm.texts, 64), {})
         found = []
         for _ in range(2):
-            evaluator = Evaluator(generate_in_validation=False)
-            evaluator.update(made, episodes[(0, [[0], [1], [2]])], generate=False)
+            evaluator = Evaluator(made.lm, made.network)
+            evaluator.update(episodes[(0, [[0], [1], [2]])], generate=False)
             found.append(evaluator.compute(torch.device("cpu")))
-        used = {name: store.hits for name, store in made.frozen.stores.items()}
+        used = {name: store.hits for name, store in made.lm.stores.items()}
         assert cache is None or (used["frozen prefix"] > 0 and used["factors"] == len(RECORDS))
         return found
 
@@ -134,7 +138,7 @@ def test_validation_scores_are_those_without(kind: str, tiny_world: TinyWorld) -
 def test_a_known_text_is_not_read_again(architecture: str) -> None:
     """Nor is one that comes twice in a step; the states are those of a model without a store."""
     model = tiny_model(architecture)
-    plain, cached = FrozenLM(model, num_blocks=1), FrozenLM(model, num_blocks=1)
+    plain, cached = tiny_lm(model, num_blocks=1), tiny_lm(model, num_blocks=1)
     cached.use_cache(PrefixCache())
     first = [random_batch((5, 3), seed=1), random_batch((4, 5), "left", seed=2)]
     then = [random_batch((4, 5), seed=2), random_batch((5, 3), "left", seed=1), random_batch((6,), seed=3)]
@@ -152,16 +156,16 @@ def test_a_known_text_is_not_read_again(architecture: str) -> None:
     hook.remove()
     batch = then[0]
     # A model that has not run yet, as in a run that finds everything in files.
-    fresh = FrozenLM(model, num_blocks=1)
+    fresh = tiny_lm(model, num_blocks=1)
     torch.testing.assert_close(fresh.logits(batch, None, states[0]), fresh.logits(batch), rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_run_finds_every_text_in_the_files_of_the_first(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    cache = (f"--model.prefix_cache.folder={tmp_path / 'cache'}", "--model.prefix_cache.factors=true")
+    cache = (f"--model.training.prefix_cache.folder={tmp_path / 'cache'}", "--model.training.prefix_cache.factors=true")
     found = []
     for run in ("first", "second"):
         made = tiny_world.run("fit", tmp_path / run, *cache, "--trainer.limit_val_batches=1").model
-        found.append({kind: (store.hits, store.misses) for kind, store in made.frozen.stores.items()})
+        found.append({kind: (store.hits, store.misses) for kind, store in made.lm.stores.items()})
     first, second = found
     assert len(first) == 3
     assert all(misses > 0 for _, misses in first.values())
@@ -173,15 +177,15 @@ def test_the_log_says_how_much_had_come_before(tiny_world: TinyWorld, caplog: py
     batch = next(batches(made))
     for _ in range(2):
         step(made, batch)
-    with caplog.at_level("INFO", "editors.training.module"):
+    with caplog.at_level("INFO", "editors.training.learned"):
         made.teardown("fit")
     assert "Cache, base model's answers: 2 of 4 texts had come before" in caplog.text
     assert "Cache, factors: 2 of 4 texts had come before" in caplog.text
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy(), SimpleNamespace(zero_stage_3=True)], ids=["FSDP", "ZeRO-3"])
-def test_strategies_that_divide_the_base_model_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = MEND(BaseModelConfig("nowhere"), prefix_cache=PrefixCache())
+def test_strategies_that_shard_the_base_model_are_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MEND(BaseModelConfig("nowhere"), training=TrainingConfig(prefix_cache=PrefixCache()))
     monkeypatch.setattr(made, "_trainer", SimpleNamespace(strategy=strategy))
     with pytest.raises(EditorError, match=r"prefix_cache needs a strategy that keeps the base model whole"):
         made.configure_model()
@@ -189,7 +193,7 @@ def test_strategies_that_divide_the_base_model_are_refused(strategy: Any, monkey
 
 def test_keys_are_kept_of_texts_whose_states_are_known() -> None:
     """Generation goes on behind them; the cache holds states only."""
-    lm, tokens, kept = FrozenLM(tiny_model("llama"), num_blocks=2), random_batch((5, 8)), KeyValues()
+    lm, tokens, kept = tiny_lm(tiny_model("llama"), num_blocks=2), random_batch((5, 8)), KVCache()
     lm.use_cache(PrefixCache())
     lm.prefix([tokens])
     lm.prefix([tokens], [kept])

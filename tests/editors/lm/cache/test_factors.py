@@ -17,7 +17,17 @@ from editors.lm.cache.store import PrefixCache, TensorStore
 from editors.lm.frozen import FrozenLM
 from editors.lm.signal import EditSignal
 from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts
-from tests.tiny_models import ARCHITECTURES, HIDDEN, PAD_ID, random_batch, random_edit, random_texts, tiny_model
+from tests.tiny_models import (
+    ARCHITECTURES,
+    HIDDEN,
+    PAD_ID,
+    captured,
+    random_batch,
+    random_edit,
+    random_texts,
+    tiny_lm,
+    tiny_model,
+)
 from tests.tiny_seq2seq import batch_of, random_pairs, tiny_seq2seq
 
 LENGTHS = (7, 3, 12, 5)
@@ -25,13 +35,13 @@ EPISODES = [0, 0, 1, 3]
 
 
 def cached(model: PreTrainedModel, **settings: Any) -> tuple[FrozenLM, TensorStore]:
-    lm = FrozenLM(model, num_blocks=2)
+    lm = tiny_lm(model, num_blocks=2)
     lm.use_cache(PrefixCache(factors=True, **settings))
     return lm, lm.stores["factors"]
 
 
 def capture(lm: FrozenLM, tokens: TokenBatch) -> EditSignal:
-    return lm.capture(tokens, 4, lm.prefix([tokens])[0])
+    return captured(lm, tokens, 4, lm.prefix([tokens])[0])
 
 
 def assert_same(found: EditSignal, expected: EditSignal, tolerance: float = 1e-6) -> None:
@@ -74,7 +84,7 @@ def collated(texts: Sequence[EncodedText], episode: Sequence[int], side: Padding
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_signal_is_that_of_a_capture(architecture: str) -> None:
     model = tiny_model(architecture)
-    (lm, store), plain = cached(model), FrozenLM(model, num_blocks=2)
+    (lm, store), plain = cached(model), tiny_lm(model, num_blocks=2)
     texts = random_texts(LENGTHS)
     for side in ("left", "right"):
         tokens = collated(texts, EPISODES, side)
@@ -85,7 +95,7 @@ def test_the_signal_is_that_of_a_capture(architecture: str) -> None:
     assert (store.hits, store.misses) == (6, 5)
     (hidden,) = lm.prefix([tokens])
     with texts_run(lm) as ran:
-        lm.capture(tokens, 4, hidden)
+        captured(lm, tokens, 4, hidden)
     assert not ran, "a known text was run"
 
 
@@ -96,14 +106,14 @@ def test_only_new_texts_are_run_and_each_once() -> None:
     tokens = collated([texts[2], *texts], [0, *EPISODES])
     (hidden,) = lm.prefix([tokens])
     with texts_run(lm) as ran:
-        lm.capture(tokens, 4, hidden)
+        captured(lm, tokens, 4, hidden)
     assert sum(ran) == 2
 
 
 def test_another_answer_makes_another_text() -> None:
     """Another span of the same tokens, and another last token, which is a label only and never read."""
     lm, store = cached(tiny_model("llama"))
-    plain = FrozenLM(lm.model, num_blocks=2)
+    plain = tiny_lm(lm.model, num_blocks=2)
     (text,) = random_texts((8,))
     others = [replace(text, answer_start=start) for start in (4, 5, 6)]
     last = replace(others[0], ids=(*text.ids[:-1], text.ids[-1] - 1))
@@ -119,7 +129,7 @@ def test_an_edited_models_factors_are_neither_kept_nor_looked_up() -> None:
     tokens = random_batch(LENGTHS)
     edit = random_edit(lm.site_widths(), num_episodes=4)
     base = capture(lm, tokens)
-    again = lm.capture(tokens, 4, edit=edit)
+    again = captured(lm, tokens, 4, edit=edit)
     assert (store.hits, store.misses) == (0, 4)
     assert (again.loss - base.loss).abs().min() > 1e-3
     assert_same(capture(lm, tokens), base)
@@ -130,7 +140,7 @@ def test_types_are_those_of_a_capture(dtype: torch.dtype, tmp_path: Path) -> Non
     """Of a float16 model delta is in float32."""
     model = tiny_model("llama", dtype=dtype)
     tokens = random_batch(LENGTHS)
-    expected = capture(FrozenLM(model, num_blocks=2), tokens)
+    expected = capture(tiny_lm(model, num_blocks=2), tokens)
     lm, store = cached(model, folder=str(tmp_path))
     for _ in range(2):
         assert_same(capture(lm, tokens), expected, tolerance=2e-2)
@@ -150,7 +160,7 @@ def test_an_input_that_two_layers_read_is_kept_once(tmp_path: Path) -> None:
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     lm, store = cached(tiny_model("llama"), megabytes=1)
-    plain = FrozenLM(lm.model, num_blocks=2)
+    plain = tiny_lm(lm.model, num_blocks=2)
     texts = random_texts([60] * 20)
     for text in [*texts, *texts]:
         tokens = collated([text], [0])
@@ -169,10 +179,10 @@ def test_works_in_inference_mode() -> None:
 
 def test_of_an_encoder_decoder_model_only_the_prefix_is_kept() -> None:
     model = tiny_seq2seq("t5")
-    lm = FrozenLM(model, num_blocks=1)
+    lm = tiny_lm(model, num_blocks=1)
     lm.use_cache(PrefixCache(factors=True))
     assert list(lm.stores) == ["frozen prefix"]
     tokens = batch_of(random_pairs(LENGTHS), range(4))
-    signals = [capture(each, tokens) for each in (lm, lm, FrozenLM(model, num_blocks=1))]
+    signals = [capture(each, tokens) for each in (lm, lm, tiny_lm(model, num_blocks=1))]
     for signal in signals[:2]:
         torch.testing.assert_close(signal.loss, signals[2].loss)

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from editors.lm.frozen import FrozenLM
 from editors.lm.signal import EditSignal
 from editors.methods.ke.condition import ConditionEncoder, condition_ids
 from editors.texts.batches import EncodedText, PaddingSide, TokenBatch, collate_texts
-from tests.tiny_models import PAD_ID, random_texts, tiny_model
+from tests.tiny_models import PAD_ID, captured, random_texts, tiny_lm, tiny_model
 from tests.tiny_seq2seq import batch_of, random_pairs
 
 SEPARATORS = [[90, 91], [92]]
@@ -45,8 +44,8 @@ def test_condition_is_prediction_target_and_prompt(side: PaddingSide) -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_condition_of_captured_texts(side: PaddingSide) -> None:
     texts = random_texts(LENGTHS)
-    lm = FrozenLM(tiny_model("llama"), num_blocks=1)
-    signal = lm.capture(collate_texts(texts, range(4), PAD_ID, side), 4)
+    lm = tiny_lm(tiny_model("llama"), num_blocks=1)
+    signal = captured(lm, collate_texts(texts, range(4), PAD_ID, side), 4)
     said = [signal.predicted[signal.tokens.rows == row].tolist() for row in range(4)]
     expected = [
         [*words, *SEPARATORS[0], *text.answer, *SEPARATORS[1], *text.ids[: text.answer_start]]

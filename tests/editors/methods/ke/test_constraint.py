@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from editors.common.errors import EditorError
-from editors.edits.low_rank import LowRankEdit, SiteUpdate
+from editors.edits.low_rank import LowRankEdit
+from editors.edits.protocol import SiteUpdate
 from editors.methods.ke.constraint import Constraint, Margin, update_norm
 from tests.tiny_models import random_edit
 

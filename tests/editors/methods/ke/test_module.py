@@ -13,12 +13,13 @@ from torch import Tensor
 from datamodules import EditDataModule, ZsRE
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
-from editors.edits.low_rank import low_rank
+from editors.edits.composing import low_rank
 from editors.lm.losses import answer_nll, episode_means
 from editors.methods.ke.constraint import Constraint, Margin, update_norm
 from editors.methods.ke.module import KE
 from editors.methods.ke.network import KEConfig
-from editors.texts.batches import EditBatch
+from editors.texts.episodes import EditBatch
+from editors.training.config import TrainingConfig
 from tests.tiny_world import TinyWorld, as_from_a_shell
 
 MARGINS: dict[str, Any] = {"kl_margin": Margin(0.1, 0.01), "norm_margin": Margin(0.01, 0.001)}
@@ -53,7 +54,7 @@ def batch(tiny_world: TinyWorld) -> EditBatch:
 
 def test_embedding_is_a_copy_of_the_base_models(tiny_world: TinyWorld) -> None:
     editor = new_editor(tiny_world)
-    own, theirs = editor.network.condition.embedding.weight, editor.frozen.model.get_input_embeddings().weight
+    own, theirs = editor.network.condition.embedding.weight, editor.lm.model.get_input_embeddings().weight
     assert torch.equal(own, theirs)
     assert own.data_ptr() != theirs.data_ptr()
     assert own.requires_grad
@@ -61,7 +62,7 @@ def test_embedding_is_a_copy_of_the_base_models(tiny_world: TinyWorld) -> None:
 
 def test_separators_are_those_of_the_condition(tiny_world: TinyWorld) -> None:
     editor = new_editor(tiny_world)
-    assert [editor.tokenizer.decode(ids) for ids in editor.network.shape.separators] == [" >>", " ||"]
+    assert [editor.tokenizer.decode(ids) for ids in editor.network.config.separators] == [" >>", " ||"]
 
 
 def smoothed(logits: Tensor, targets: Tensor, share: float) -> Tensor:
@@ -75,10 +76,10 @@ def smoothed(logits: Tensor, targets: Tensor, share: float) -> Tensor:
 def test_constrained_objective_is_the_papers(tiny_world: TinyWorld, batch: EditBatch) -> None:
     editor = new_editor(tiny_world, smoothing=0.2).eval()
     losses = editor.episode_losses(batch)
-    edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, None)
+    edit = editor.network.make(editor.lm, batch.requests)
     nll, episodes = [], []
     for tokens in (batch.edit, batch.rephrase):
-        nll.append(smoothed(editor.frozen.logits(tokens, edit), tokens.targets, 0.2))
+        nll.append(smoothed(editor.lm.logits(tokens, edit), tokens.targets, 0.2))
         episodes.append(tokens.answer_episode())
     means, _ = episode_means(torch.cat(nll), torch.cat(episodes), batch.num_episodes)
     torch.testing.assert_close(losses.edit, means.mean(), rtol=1e-5, atol=1e-5)
@@ -87,10 +88,10 @@ def test_constrained_objective_is_the_papers(tiny_world: TinyWorld, batch: EditB
 
 
 def test_simple_objective_is_that_of_mend(tiny_world: TinyWorld, batch: EditBatch) -> None:
-    editor = new_editor(tiny_world, objective="simple", c_edit=0.3, c_loc=0.7).eval()
+    editor = new_editor(tiny_world, objective="simple", training=TrainingConfig(c_edit=0.3, c_loc=0.7)).eval()
     losses = editor.episode_losses(batch)
-    edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, None)
-    nll = answer_nll(editor.frozen.logits(batch.rephrase, edit), batch.rephrase.targets)
+    edit = editor.network.make(editor.lm, batch.requests)
+    nll = answer_nll(editor.lm.logits(batch.rephrase, edit), batch.rephrase.targets)
     means, _ = episode_means(nll, batch.rephrase.answer_episode(), batch.num_episodes)
     torch.testing.assert_close(losses.edit, means.mean(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(losses.total, 0.3 * losses.edit + 0.7 * losses.locality)
@@ -160,7 +161,9 @@ def test_default_editor_learns(
     """Compared with an editor of one step, which has seen the statistics of a batch and is otherwise as it started."""
     found = []
     for steps in (1, 20):
-        editor = new_editor(tiny_world, edit_rate, objective=objective, norm_margin=None, learning_rate=1e-3)
+        editor = new_editor(
+            tiny_world, edit_rate, objective=objective, norm_margin=None, training=TrainingConfig(learning_rate=1e-3)
+        )
         train(tiny_world, tmp_path, editor, steps)
         found.append(scores(tiny_world, editor, tmp_path))
     assert found[1][metric] < part * found[0][metric]

@@ -15,11 +15,11 @@ from editors.common.errors import EditorError
 from editors.edits.low_rank import LowRankEdit
 from editors.lm.frozen import FrozenLM
 from editors.lm.signal import EditSignal, Factors
+from editors.making.normaliser import RunningNormaliser
 from editors.methods.ke.condition import condition_ids
 from editors.methods.ke.network import Conditioner, Gate, KEConfig, KENetwork, KEShape
-from editors.methods.normaliser import RunningNormaliser
 from editors.texts.batches import PaddingSide, collate_texts
-from tests.tiny_models import HIDDEN, PAD_ID, VOCABULARY, random_texts, tiny_model
+from tests.tiny_models import HIDDEN, PAD_ID, VOCABULARY, captured, random_texts, tiny_lm, tiny_model
 from tests.tiny_seq2seq import batch_of, random_pairs, tiny_seq2seq
 
 Gradient = Literal["raw", "unit", "normalised"]
@@ -35,11 +35,11 @@ NUM_EPISODES = 5  # episodes 2 and 4 have no text at all
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def lm(request: pytest.FixtureRequest) -> FrozenLM:
-    return FrozenLM(tiny_model(request.param), num_blocks=2)
+    return tiny_lm(tiny_model(request.param), num_blocks=2)
 
 
 def signal_of(lm: FrozenLM, side: PaddingSide = "right") -> EditSignal:
-    return lm.capture(collate_texts(random_texts(LENGTHS), EPISODE, PAD_ID, side), NUM_EPISODES)
+    return captured(lm, collate_texts(random_texts(LENGTHS), EPISODE, PAD_ID, side), NUM_EPISODES)
 
 
 def new_network(lm: FrozenLM, **changes: Any) -> KENetwork:
@@ -77,17 +77,17 @@ def full_gradient(network: KENetwork, site: str, factors: Factors, text: int) ->
     u, delta = factors.u[text].double(), factors.delta[text].double()
     kept = u.any(dim=-1) & delta.any(dim=-1)
     u, delta = u[kept], delta[kept]
-    if network.shape.gradient == "normalised":
+    if network.config.gradient == "normalised":
         first, second = network.normalisers[site.replace(".", "#")].children()
         u, delta = copy.deepcopy(first).double()(u), copy.deepcopy(second).double()(delta)
     gradient = u.mT @ delta
-    return gradient / gradient.square().mean().sqrt() if network.shape.gradient == "unit" else gradient
+    return gradient / gradient.square().mean().sqrt() if network.config.gradient == "unit" else gradient
 
 
 def full_update(network: KENetwork, lm: FrozenLM, site: str, signal: EditSignal, episode: int) -> Tensor:
     """`[d_in, d_out]`: what is added to a weight in one episode, with matrices as the model stores them."""
     exact = copy.deepcopy(network).double()
-    condition = exact.condition(*condition_ids(signal, network.shape.separators))
+    condition = exact.condition(*condition_ids(signal, network.config.separators))
     gates: Gate = exact.conditioners[site.replace(".", "#")](condition)
     stores_inputs_first = isinstance(lm.model.get_submodule(site), Conv1D)
     weight = lm.model.get_submodule(site).get_parameter("weight")
@@ -99,8 +99,8 @@ def full_update(network: KENetwork, lm: FrozenLM, site: str, signal: EditSignal,
         gate = torch.outer(gates.alpha[text].softmax(0), gates.gamma[text])
         added = torch.outer(gates.beta[text].softmax(0), gates.delta[text])
         update = gates.eta[text].sigmoid() * (stored * gate + added)
-        if network.shape.gate == "balanced":
-            update = update * 2 * len(stored) * network.shape.edit_rate
+        if network.config.gate == "balanced":
+            update = update * 2 * len(stored) * network.config.edit_rate
         total = total + (update if stores_inputs_first else update.mT)
     return total
 
@@ -128,8 +128,8 @@ def test_factored_update_equals_the_full_size_formula(lm: FrozenLM, gradient: Gr
 @torch.no_grad()
 def test_factored_update_of_an_encoder_decoder_model_equals_the_formula() -> None:
     """Encoder and decoder sites see different numbers of tokens."""
-    lm = FrozenLM(tiny_seq2seq("t5_1_1"), num_blocks=1)
-    signal = lm.capture(batch_of(random_pairs(LENGTHS), EPISODE), NUM_EPISODES)
+    lm = tiny_lm(tiny_seq2seq("t5_1_1"), num_blocks=1)
+    signal = captured(lm, batch_of(random_pairs(LENGTHS), EPISODE), NUM_EPISODES)
     network = randomised(new_network(lm))
     edit = network(signal)
     for site in lm.sites:
@@ -152,7 +152,7 @@ def test_an_update_has_a_row_for_each_token_and_one_more(lm: FrozenLM) -> None:
 def alone(signal: EditSignal, lm: FrozenLM, episode: int) -> EditSignal:
     """The signal of one episode by itself."""
     texts = [text for text, owner in zip(random_texts(LENGTHS), EPISODE, strict=True) if owner == episode]
-    return lm.capture(collate_texts(texts, [0] * len(texts), PAD_ID), 1)
+    return captured(lm, collate_texts(texts, [0] * len(texts), PAD_ID), 1)
 
 
 @torch.no_grad()

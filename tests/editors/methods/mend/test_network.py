@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from editors.common.errors import EditorError
 from editors.edits.low_rank import LowRankEdit
 from editors.lm.signal import Factors
+from editors.making.normaliser import RunningNormaliser
 from editors.methods.mend.keys import decorrelated_keys
 from editors.methods.mend.network import FactorTransform, LowRankBlock, MENDConfig, MENDNetwork
-from editors.methods.normaliser import RunningNormaliser
 from tests.tiny_models import as_signal
 
 Mode = Literal["combined", "separate", "one_sided", "u_only", "delta_only"]

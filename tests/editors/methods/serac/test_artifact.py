@@ -18,7 +18,7 @@ from editors.lm.frozen import FrozenLM
 from editors.methods.serac.module import SERAC
 from editors.texts.encoders import DecoderOnlyTexts
 from editors.texts.requests import EditRequest
-from tests.editors.methods.serac.worlds import new_editor
+from tests.editors.methods.serac.worlds import new_editor, remembered
 from tests.tiny_world import TinyWorld, row
 
 REQUEST = EditRequest(row(0)["src"], row(0)["alt"])
@@ -49,14 +49,14 @@ def embeddings(network: Any) -> torch.Tensor:
 
 def test_it_loads_without_the_encoder_it_was_trained_with(trained: SERAC, tmp_path: Path) -> None:
     loaded = load_editor(as_if_elsewhere(export_artifact(trained, tmp_path / "here", {}), tmp_path / "there"))
-    model, tokenizer = trained.frozen.model, load_tokenizer(trained.base_model)
+    model, tokenizer = trained.lm.model, load_tokenizer(trained.base_model)
     with torch.no_grad():
         torch.testing.assert_close(embeddings(loaded.network), embeddings(trained.network))
         edit = loaded.edit(model, tokenizer, [REQUEST])
-        wanted = trained.network.remember([REQUEST], [0], 1)
+        wanted = remembered(trained.network, [REQUEST], [0], 1, tokenizer)
         tokens = DecoderOnlyTexts(tokenizer).batch([(row(0)["rephrase"], row(0)["alt"])], [0])
-        frozen = FrozenLM(model, trained.frozen.sites)
-        torch.testing.assert_close(frozen.logits(tokens, edit), frozen.logits(tokens, wanted))
+        lm = FrozenLM(model, tokenizer, trained.lm.sites)
+        torch.testing.assert_close(lm.logits(tokens, edit), lm.logits(tokens, wanted))
 
 
 def test_it_survives_the_hubs_mixin_and_being_saved_twice(trained: SERAC, tmp_path: Path) -> None:

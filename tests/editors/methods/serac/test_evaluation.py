@@ -11,9 +11,11 @@ from torch import Tensor
 
 from editors.methods.serac.edit import MemoryEdit
 from editors.methods.serac.module import SERAC
+from editors.methods.serac.routing import Routing
 from editors.scoring.evaluator import Evaluator
-from editors.texts.batches import EditBatch, TokenBatch
-from tests.editors.methods.serac.worlds import data_module, new_editor
+from editors.texts.batches import TokenBatch
+from editors.texts.episodes import EditBatch
+from tests.editors.methods.serac.worlds import data_module, new_editor, routed
 from tests.tiny_world import TinyWorld
 
 
@@ -35,25 +37,19 @@ def batches(world: TinyWorld, editor: SERAC) -> Iterator[EditBatch]:
 
 
 def scores(world: TinyWorld, editor: SERAC) -> dict[str, float]:
-    evaluator = Evaluator(generate_in_validation=True)
+    evaluator = Evaluator(editor.lm, editor.network)
     for batch in batches(world, editor):
-        evaluator.update(editor, batch, generate=True)
+        evaluator.update(batch, generate=True)
     return evaluator.compute(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("routing", ["hard", "soft"])
 def test_scores_are_those_with_every_text_run(
-    tiny_world: TinyWorld, editor: SERAC, monkeypatch: pytest.MonkeyPatch, routing: str
+    tiny_world: TinyWorld, editor: SERAC, monkeypatch: pytest.MonkeyPatch, routing: Routing
 ) -> None:
     editor.network.threshold.fill_(threshold(tiny_world, editor))
-    remember = editor.network.remember
-
-    def remembered(*args: Any) -> MemoryEdit:
-        edit = remember(*args)
-        edit.routing = routing  # type: ignore[assignment]
-        return edit
-
-    monkeypatch.setattr(editor.network, "remember", remembered)
+    make = editor.network.make
+    monkeypatch.setattr(editor.network, "make", lambda *given: routed(make(*given), routing))
     found = scores(tiny_world, editor)
     monkeypatch.setattr(MemoryEdit, "may_change", everything)
     assert found == pytest.approx(scores(tiny_world, editor), abs=1e-5)
@@ -62,14 +58,14 @@ def test_scores_are_those_with_every_text_run(
 def test_texts_out_of_scope_are_not_run_again(tiny_world: TinyWorld, editor: SERAC) -> None:
     batch = next(batches(tiny_world, editor))
     read: list[int] = []
-    hook = editor.frozen.model.register_forward_pre_hook(
+    hook = editor.lm.model.register_forward_pre_hook(
         lambda _, __, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     counts = []
     for limit in (0.0, 1.0):
         editor.network.threshold.fill_(limit)
         read.clear()
-        Evaluator(generate_in_validation=False).update(editor, batch, generate=False)
+        Evaluator(editor.lm, editor.network).update(batch, generate=False)
         counts.append(sum(read))
     hook.remove()
     assert batch.ground_truth is not None
@@ -80,10 +76,9 @@ def test_texts_out_of_scope_are_not_run_again(tiny_world: TinyWorld, editor: SER
 def threshold(world: TinyWorld, editor: SERAC) -> float:
     """One that puts about half of the paraphrases and locality texts into scope."""
     batch = next(batches(world, editor))
-    edit, _ = editor.compute_edit(batch.edit, batch.num_episodes, None)
-    assert isinstance(edit, MemoryEdit)
+    edit = editor.network.make(editor.lm, batch.requests)
     found = [
-        edit.route(editor.network.decode(texts.prompt_ids()), texts.episode.tolist()).log_score
+        edit.router.route(edit.base_texts.prompts(texts), texts.episode.tolist()).log_score
         for texts in (batch.rephrase, batch.locality)
     ]
     return float(torch.cat(found).exp().median())

@@ -15,8 +15,10 @@ from datamodules import EditRecord
 from editors.common.errors import EditorError
 from editors.methods.serac import mining
 from editors.methods.serac.mining import MinedNegatives
+from editors.methods.serac.objective import SupervisedObjective
 from editors.methods.serac.pairs import EditPairs
 from editors.methods.serac.scope import scope_loss
+from editors.methods.serac.texts import BaseTexts
 from tests.editors.methods.serac.worlds import first_batch, new_editor
 from tests.tiny_world import TinyWorld
 
@@ -79,20 +81,22 @@ def test_a_prompt_that_occurs_often_is_one() -> None:
 
 
 def test_they_are_out_of_scope_in_the_loss(tiny_world: TinyWorld) -> None:
-    editor = new_editor(tiny_world, hard_negatives=0, mined_negatives=2, c_edit=0.0)
+    editor = new_editor(tiny_world, hard_negatives=0, mined_negatives=2, training={"c_edit": 0.0})
     batch = first_batch(tiny_world, editor)
     records = [EditRecord(f"Who founded {name}?", "x") for name in ("Beldor", "Kesnor", "Lummar")]
-    prompts = [request.prompt for request in editor.network.requests(batch.edit)]
+    prompts = [request.prompt for request in batch.requests.requests]
     records += [EditRecord(prompt, "x") for prompt in prompts]
     without = editor.episode_losses(batch).locality
-    editor._mined = MinedNegatives(editor.network.published_encoder(), records, 2)
+    assert isinstance(editor.objective, SupervisedObjective)
+    negatives = MinedNegatives(editor.network.published_encoder(), records, 2)
+    editor.objective.mined = negatives
     found = editor.episode_losses(batch).locality
-    pairs = EditPairs.of(editor.network, batch)
+    pairs = EditPairs.of(editor.network.scope, BaseTexts(editor.tokenizer), batch)
     kinds, embed = pairs.by_kind(0), editor.network.scope.embed
     mined = [
         editor.network.scope.log_score((embed([query]) - embed([prompt])).square().sum(1), [query], [prompt])
         for query, own in zip(pairs.queries, prompts, strict=False)
-        for prompt in editor._mined.of(own)
+        for prompt in negatives.of(own)
     ]
     assert len(mined) == 2 * batch.rephrase.num_texts
     wanted = scope_loss(kinds["paraphrase"], torch.cat([kinds["locality"], *mined]))
@@ -105,7 +109,7 @@ def test_they_are_out_of_scope_in_the_loss(tiny_world: TinyWorld) -> None:
 def test_training_mines_the_training_set(tiny_world: TinyWorld, tmp_path: Path) -> None:
     cli = tiny_world.run("fit", tmp_path / "runs", "--model.mined_negatives=1", "--trainer.max_steps=2", editor="serac")
     prompts = {record.prompt for record in cli.datamodule.records["train"]}
-    mined = cli.model._mined
+    mined = cli.model.objective.mined
     assert all(set(mined.of(prompt)) < prompts - {prompt} and len(mined.of(prompt)) == 1 for prompt in prompts)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from editors.methods.serac.pairs import EditPairs
 from editors.methods.serac.scope import squared_distances
+from editors.methods.serac.texts import BaseTexts
 from editors.texts.requests import EditRequest
 from tests.editors.methods.serac.worlds import first_batch, new_editor
 from tests.tiny_world import TinyWorld
@@ -88,12 +89,12 @@ def test_pairs_of_a_batch(tiny_world: TinyWorld) -> None:
     """The texts of a real batch: no pair of equal texts counts as out of scope."""
     editor = new_editor(tiny_world)
     network, batch = editor.network, first_batch(tiny_world, editor)
-    found = EditPairs.of(network, batch)
+    found = EditPairs.of(network.scope, BaseTexts(editor.tokenizer), batch)
     queries = batch.rephrase.num_texts + batch.locality.num_texts
     assert found.squared_distance.shape == (queries, batch.edit.num_texts)
     assert found.num_rephrases == batch.rephrase.num_texts
     assert [r.prompt for r in found.rephrase_requests()] == [r.prompt for r in found.requests]
     keys = network.scope.embed([r.prompt for r in found.requests])
-    texts = network.decode(batch.rephrase.prompt_ids()) + network.decode(batch.locality.prompt_ids())
+    texts = [text for part in (batch.rephrase, batch.locality) for text, _ in part.texts]
     torch.testing.assert_close(found.squared_distance, squared_distances(network.scope.embed(texts), keys))
     assert not found.same[: found.num_rephrases].all(dim=1).any()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,12 +13,14 @@ from transformers import PreTrainedModel
 from editors.common.errors import EditorError
 from editors.lm.ask import ask
 from editors.lm.generation import continue_greedily
-from editors.methods.serac.counterfactual.context import context_text, insert
+from editors.methods.serac.counterfactual.context import insert
 from editors.methods.serac.counterfactual.interface import mix
-from editors.methods.serac.edit import MemoryEdit, Routing
+from editors.methods.serac.edit import MemoryEdit
 from editors.methods.serac.module import SERAC
+from editors.methods.serac.routing import Routing
+from editors.methods.serac.texts import context_text
 from editors.texts.requests import EditRequest
-from tests.editors.methods.serac.worlds import first_batch, new_editor
+from tests.editors.methods.serac.worlds import first_batch, new_editor, remembered, routed
 from tests.tiny_seq2seq_world import BOS_ID, EOS_ID, FAMILIES, PAD_ID, write_seq2seq_world
 from tests.tiny_world import TinyWorld, row, write_model, write_tokenizer
 
@@ -37,12 +38,13 @@ class World:
     def __init__(self, world: TinyWorld) -> None:
         self.world = world
         self.editor = editor_of(world)
-        self.model: PreTrainedModel = self.editor.frozen.model
+        self.model: PreTrainedModel = self.editor.lm.model
         self.counterfactual = copy.deepcopy(self.model)
         self.editor.network.adapter.edit().select(1).merge(self.counterfactual)
 
     def edit(self, routing: Routing = "hard") -> MemoryEdit:
-        return replace(self.editor.network.remember(REQUESTS, [0, 0], 1), routing=routing)
+        editor = self.editor
+        return routed(remembered(editor.network, REQUESTS, [0, 0], 1, editor.tokenizer), routing)
 
     def prompt(self, number: int, *, with_context: bool) -> list[int]:
         """A text as the encoder reads it: special tokens around it, and its context before it."""
@@ -63,9 +65,7 @@ class World:
 
 
 def editor_of(world: TinyWorld, **config: Any) -> SERAC:
-    editor = new_editor(world, {"scale": 1000.0, "longest_answer": 6, **config})
-    editor.network.tokenizer = editor.tokenizer
-    return editor
+    return new_editor(world, {"scale": 1000.0, "longest_answer": 6, **config})
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -77,10 +77,10 @@ def world(request: pytest.FixtureRequest, tiny_world: TinyWorld, tmp_path_factor
 @pytest.mark.parametrize("routing", ["hard", "soft"])
 @torch.no_grad()
 def test_the_encoder_reads_the_edit_before_texts_in_scope(world: World, routing: Routing) -> None:
-    tokens = world.editor.text_encoder.batch(PAIRS, [0] * 4)
+    tokens = world.editor.lm.texts.batch(PAIRS, [0] * 4)
     edit = world.edit(routing)
-    found = world.editor.frozen.logits(tokens, edit)
-    scores = edit.route([prompt for prompt, _ in PAIRS], [0] * 4).log_score
+    found = world.editor.lm.logits(tokens, edit)
+    scores = edit.router.route([prompt for prompt, _ in PAIRS], [0] * 4).log_score
     assert tokens.labels is not None
     for number, inside in enumerate(IN_SCOPE):
         labels = [i for i in tokens.labels[number].tolist() if i >= 0]
@@ -100,7 +100,7 @@ def test_the_encoder_reads_the_edit_before_texts_in_scope(world: World, routing:
 def prompts(editor: SERAC, number: int | None = None) -> tuple[Tensor, Tensor, int, tuple[int, ...]]:
     """Arguments for `continue_greedily`."""
     texts = [prompt for prompt, _ in PAIRS] if number is None else [PAIRS[number][0]]
-    return *editor.text_encoder.prompts(texts), 5, editor.text_encoder.answer_prefix
+    return *editor.lm.texts.prompts(texts), 5, editor.lm.texts.answer_prefix
 
 
 @pytest.mark.parametrize("routing", ["hard", "soft"])
@@ -113,7 +113,7 @@ def test_generation_is_that_of_each_text_alone(world: World, routing: Routing) -
         if routing == "hard" or inside:  # with a score of 1 the mixture is the counterfactual model
             ids = torch.tensor([world.prompt(number, with_context=inside)])
             model = world.counterfactual if inside else world.model
-            prefix = world.editor.text_encoder.answer_prefix
+            prefix = world.editor.lm.texts.answer_prefix
             assert together[number] == continue_greedily(model, ids, torch.ones_like(ids), 5, prefix)[0]
 
 
@@ -161,10 +161,10 @@ def test_another_model_answers_through_text(world: World, tmp_path_factory: pyte
     other = write_model(tmp_path_factory.mktemp("other"), seed=1, hidden=16, num_hidden_layers=2)
     write_tokenizer(other)
     editor = editor_of(world.world, counterfactual="model", model=str(other))
-    edit = editor.network.remember(REQUESTS, [0, 0], 1)
-    model, plain = editor.frozen.model, continue_greedily(editor.frozen.model, *prompts(editor))
-    tokens = editor.text_encoder.batch(PAIRS, [0] * 4)
-    forced, before = editor.frozen.logits(tokens, edit), editor.frozen.logits(tokens)
+    edit = remembered(editor.network, REQUESTS, [0, 0], 1, editor.tokenizer)
+    model, plain = editor.lm.model, continue_greedily(editor.lm.model, *prompts(editor))
+    tokens = editor.lm.texts.batch(PAIRS, [0] * 4)
+    forced, before = editor.lm.logits(tokens, edit), editor.lm.logits(tokens)
     with edit.applied(model):
         found = continue_greedily(model, *prompts(editor))
     for number, inside in enumerate(IN_SCOPE):
@@ -175,7 +175,7 @@ def test_another_model_answers_through_text(world: World, tmp_path_factory: pyte
             continue
         request = EditRequest(question, ROWS[number]["alt"])
         (said,) = editor.network.counterfactual.say([context_text(request) + question])  # type: ignore[operator]
-        written = editor.text_encoder.batch([(question, said)], [0]).answer_ids()[0]
+        written = editor.lm.texts.batch([(question, said)], [0]).answer_ids()[0]
         assert found[number] == written[: written.index(EOS_ID)][:5]
         wanted = [*written, *[EOS_ID] * int(part.sum())][: int(part.sum())]
         assert forced[part].argmax(dim=-1).tolist() == wanted

@@ -10,8 +10,8 @@ import torch
 
 from editors.base_models.loading import load_config
 from editors.common.errors import EditorError
-from editors.methods.registry import EDITORS
-from editors.training.module import Editor
+from editors.making.registry import registered_methods
+from editors.training.learned import LearnedEditor
 from editors.training.plan.memory_plan import MemoryPlan
 from editors.training.plan.skeleton import BatchSize
 from tests.tiny_world import BLOCKS, HIDDEN, MODELS, TinyWorld
@@ -20,9 +20,9 @@ FLOAT = 4
 BATCH = BatchSize(episodes=4, edits=1, locality=2, tokens=10, answer_tokens=3)
 
 
-def make(editor: str, world: TinyWorld) -> Editor:
+def make(editor: str, world: TinyWorld) -> LearnedEditor:
     """The editor of the tiny world's configuration."""
-    made: Editor = EDITORS[editor].load_module()(**MODELS[editor](world.model)["init_args"])
+    made: LearnedEditor = registered_methods()[editor].load_module()(**MODELS[editor](world.model)["init_args"])
     return made
 
 
@@ -36,18 +36,18 @@ def plan_of(tiny_world: TinyWorld) -> Any:
     return plan
 
 
-@pytest.mark.parametrize("editor", sorted(EDITORS))
+@pytest.mark.parametrize("editor", sorted(registered_methods()))
 def test_sizes_are_those_of_the_real_editor(editor: str, tiny_world: TinyWorld, plan_of: Any) -> None:
     real = make(editor, tiny_world)
     real.configure_model()
     size = plan_of(editor, BATCH).size
-    assert size.base_elements == sum(p.numel() for p in real.frozen.model.parameters())
+    assert size.base_elements == sum(p.numel() for p in real.lm.model.parameters())
     assert size.network_elements == sum(p.numel() for p in real.network.parameters())
     assert size.trained == sum(p.nbytes for p in real.network.parameters() if p.requires_grad)
     assert size.network == size.network_elements * FLOAT + sum(b.nbytes for b in real.network.buffers())
 
 
-@pytest.mark.parametrize("editor", sorted(EDITORS))
+@pytest.mark.parametrize("editor", sorted(registered_methods()))
 def test_a_step_holds_its_gradients_and_grows_with_episodes_and_tokens(editor: str, plan_of: Any) -> None:
     small = plan_of(editor, BATCH)
     assert small.step.peak(1) >= small.size.trained
@@ -70,7 +70,7 @@ def test_zero3_gathers_the_prefix_once_and_edited_blocks_for_each_pass(plan_of: 
     plan = plan_of("mend", BATCH)
     real = make("mend", tiny_world)
     real.configure_model()
-    blocks = [sum(p.nbytes for p in block.parameters()) for block in real.frozen.model.model.layers]
+    blocks = [sum(p.nbytes for p in block.parameters()) for block in real.lm.model.model.layers]
     edited, below, outside = sum(blocks[-2:]), sum(blocks[:-2]), plan.size.base_outside
     # Captured forward and backward, paraphrases with locality texts likewise, locality once without the edit: 5 times.
     # What is below the lowest site is not run backward: 3 times. Embeddings are also read for the prefix.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from editors.common.errors import EditorError, SiteError
-from editors.methods.registry import EDITORS
+from editors.making.registry import registered_methods
 from editors.training.plan.strategies import STRATEGIES, GPUMemory
 from editors.training.plan.table import count_gpus, smallest_card
 from tests.tiny_world import TinyWorld, run
@@ -39,7 +39,7 @@ def without_weights(tiny_world: TinyWorld, tmp_path: Path) -> TinyWorld:
     return TinyWorld(folder, tmp_path / "no-data")
 
 
-@pytest.mark.parametrize("editor", sorted(EDITORS))
+@pytest.mark.parametrize("editor", sorted(registered_methods()))
 def test_every_editor_is_planned_from_configurations_alone(
     editor: str, without_weights: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_plan_needs_no_data_section(
     assert "Architecture: its own files" in printed
 
 
-def test_a_quantised_base_model_is_planned_without_what_cannot_divide_it(
+def test_a_quantised_base_model_is_planned_without_what_cannot_shard_it(
     without_weights: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_weights.run("plan", tmp_path / "runs", "--model.base_model.quantization=nf4", "--gpus=2")

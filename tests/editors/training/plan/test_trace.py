@@ -61,27 +61,3 @@ def test_weights_are_not_counted_and_their_complete_gradients_apart() -> None:
     assert trace.peak(0) <= trace.peak(0.5) < trace.peak(1) <= trace.peak(0) + weights
     assert trace.parts_at_peak()["gradients"] == weights
     assert all(layer.weight.grad is not None and layer.weight.grad.is_meta for layer in layers.children())
-
-
-def test_known_values_decide_and_unknown_ones_need_the_most_memory() -> None:
-    x = on_meta(3, 4)
-    mask = torch.tensor([True, False, True])
-    with MemoryTrace():
-        assert x[mask].shape == (2, 4)
-        everything = (x != 0).any(dim=-1)
-        assert everything.tolist() == [True] * 3
-        assert x[everything].shape == (3, 4)
-        assert x.argmax(dim=1).tolist() == [0, 0, 0]
-        assert float(x.sum()) == 0
-        filled = torch.zeros(3, 4, device="meta").index_put((mask,), on_meta(2, 4))
-        assert filled.shape == (3, 4)
-
-
-def test_a_recurrent_network_reads_lengths_from_the_cpu() -> None:
-    lstm = nn.LSTM(4, 6, batch_first=True, device="meta")
-    x, lengths = on_meta(2, 5, 4), torch.tensor([5, 3])
-    with MemoryTrace(lstm):
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        assert packed.data.shape == (8, 4)
-        _, (state, _) = lstm(packed)
-    assert state.shape == (1, 2, 6)

@@ -1,0 +1,51 @@
+"""`BaseTexts`: what the base model's tokens say, and how the counterfactual model is told an edit in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from editors.texts.batches import TokenBatch
+from editors.texts.requests import EditRequest
+
+
+def context_text(request: EditRequest) -> str:
+    """What the counterfactual model reads before a query: edit prompt and target, on a line of their own."""
+    return f"{request.prompt} {request.target}\n"
+
+
+class BaseTexts:
+    """Texts in the base model's tokens.
+
+    Args:
+        tokenizer: the base model's.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        # Ids that are no text where they start one (beginning-of-text, padding).
+        self.special_ids: frozenset[int] = frozenset(tokenizer.all_special_ids)
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Token ids as texts, without special tokens and surrounding space."""
+        texts: list[str] = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def prompts(self, tokens: TokenBatch) -> list[str]:
+        """The prompts of a batch: its words, or what its tokens say."""
+        if tokens.texts:
+            return [text.prompt.strip() for text in tokens.texts]
+        return self.decode(tokens.prompt_ids())
+
+    def answers(self, tokens: TokenBatch) -> list[str]:
+        """The answers of a batch: its words, or what its tokens say."""
+        if tokens.texts:
+            return [text.answer.strip() for text in tokens.texts]
+        return self.decode(tokens.answer_ids())
+
+    def contexts(self, requests: Sequence[EditRequest | None]) -> list[list[int] | None]:
+        """What the counterfactual model reads before a query, in token ids; `None` where there is no request."""
+        texts = [context_text(request) for request in requests if request is not None]
+        encoded = iter(self.tokenizer(texts)["input_ids"] if texts else [])
+        return [None if request is None else list(next(encoded)) for request in requests]

@@ -1,0 +1,132 @@
+"""`RunCLI`: a LightningCLI in which every run gets a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from editors.training.plan.table import count_gpus
+from editors.training.run.checkpoint_io import AtomicCheckpointIO
+from editors.training.run.errors import missing_package, own_error
+from editors.training.run.folder import forget_run_folder, new_run_folder, runs_root
+from editors.training.run.parser import ConfigFile, RunParser
+from editors.training.run.rules import (
+    NO_TRAINING,
+    find_checkpoint,
+    needs_training,
+    require_float32_network,
+    require_own_batches,
+    write_into_run,
+)
+from editors.training.run.switched_off import without_switched_off
+
+
+class RunCLI(LightningCLI):
+    """Reads the configuration, makes trainer, editor and data, and does what the verb says.
+
+    Args:
+        editors: base class of the editors.
+        data: base class of the data modules.
+        **options: LightningCLI's.
+    """
+
+    def __init__(self, editors: type[LightningModule], data: type[LightningDataModule], **options: Any) -> None:
+        parsing = {
+            "parser_mode": "omegaconf",
+            "description": "Train, score and export knowledge editors of frozen language models.",
+        }
+        try:
+            super().__init__(
+                editors,
+                data,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                parser_class=RunParser,
+                parser_kwargs=parsing,
+                **options,
+            )
+        except BaseException:
+            forget_run_folder(failed=True)
+            raise
+        finally:
+            forget_run_folder()
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs that make sense here, and `export` and `plan`."""
+        verbs = {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
+        return {**verbs, "export": {"model", "datamodule"}, "plan": {"model", "datamodule"}}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's (2.6), but a configuration file can build on others."""
+        parser = self.parser_class(dump_header=[f"lightning.pytorch=={lightning.__version__}"], **kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="a YAML file; may be given several times")
+        return parser
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's (2.6), but a plan needs no data."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "plan":
+            assert isinstance(self.datamodule_class, type)
+            class_path = f"{self.datamodule_class.__module__}.{self.datamodule_class.__name__}"
+            nothing: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+            parser.set_defaults({"data": {"class_path": class_path, "init_args": nothing}})
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it was given; Lightning would overwrite it with the checkpoint's.
+
+        A checkpoint that does not fit is refused when it is loaded (`Editor.on_load_checkpoint`).
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        require_float32_network(config.trainer.precision)
+        require_own_batches(config.trainer.overfit_batches)
+        trained = needs_training(config.model.class_path, self.subcommand)
+        if self.subcommand == "plan":
+            config.gpus = config.gpus or count_gpus(config.trainer)
+            for key, value in NO_TRAINING.items():
+                config.trainer[key] = value
+            return
+        root = config.trainer.default_root_dir or "runs"
+        config.ckpt_path = find_checkpoint(config.get("ckpt_path"), self.subcommand, root, trained=trained)
+        folder = str(new_run_folder(runs_root(root)))
+        config.trainer.default_root_dir = folder
+        for name in ("logger", "callbacks"):
+            write_into_run(config.trainer.get(name), root, folder)
+
+    def instantiate_classes(self) -> None:
+        """Make everything; what a constructor says is wrong is not lost among what the parser says."""
+        try:
+            super().instantiate_classes()
+        except (ImportError, ValueError) as error:
+            if own := own_error(error) or missing_package(error):
+                raise own from None
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's trainer, with checkpoints that a full disk cannot destroy; a trial run writes none."""
+        settings = self.config_init[self.subcommand].trainer
+        listed = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
+        callbacks = without_switched_off([callback for callback in listed if callback], settings)
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin from the configuration stays
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        trial = bool(self.config[self.subcommand].trainer.fast_dev_run)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                # Where `--ckpt_path last` looks. Lightning's default is a folder of the first logger, whatever that is.
+                callback.dirpath = callback.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
+                # Lightning (2.6) writes `last.ckpt` of a trial run too; it would be taken for the newest run's.
+                callback.save_last = callback.save_last and not trial
+        return trainer

@@ -1,0 +1,39 @@
+"""What importing a part does not load, each in a fresh interpreter: it would cost seconds, or not be installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# matplotlib apart: torchmetrics loads it where it is installed.
+LIBRARIES = ("deepspeed", "jsonargparse", "lightning", "omegaconf", "pytorch_lightning")
+TRAINING = (*LIBRARIES, "matplotlib")
+MODELS = ("torch", "transformers")
+METHODS = ("editors.methods.ke", "editors.methods.mend", "editors.methods.serac")
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import editors", (*TRAINING, *MODELS)),
+        ("import callbacks", (*TRAINING, *MODELS, *METHODS)),
+        *(
+            pytest.param(statement, unwanted, marks=pytest.mark.slow)
+            for statement, unwanted in (
+                ("from callbacks import SaveOnSigterm, Watchdog", METHODS),
+                ("import editors.artifacts.editor", TRAINING),
+                ("import editors.scoring.evaluator", LIBRARIES),
+                ("import editors.serving.batch", LIBRARIES),
+            )
+        ),
+    ],
+)
+def test_importing_loads_no_more_than_it_says(statement: str, unwanted: tuple[str, ...]) -> None:
+    script = f"import sys; {statement}; print(sorted(set({unwanted}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
