@@ -26,8 +26,9 @@ from transformers import PreTrainedModel
 from benchmarks.measure import UnitPass, cpu_seconds, learn_texts
 from benchmarks.processes import with_words
 from benchmarks.setting import Setting, quieten, save_result
+from editors.base_models.blocks import find_blocks
+from editors.base_models.families.decoder_only import DecoderOnly
 from editors.base_models.loading import load_base_model
-from editors.base_models.sites import find_blocks
 from editors.common.errors import UsageError
 from editors.lm.frozen import FrozenLM
 from editors.methods.mend.module import MEND
@@ -176,9 +177,9 @@ class Steps:
         torch.manual_seed(0)
         self._editor = MEND(setting.base_model_config(), MENDConfig(rank=setting.rank))
         config = self._editor.base_model
-        self._editor.install(FrozenLM.of(config, model, self._editor.tokenizer))
+        self._editor.install(FrozenLM(config, model, self._editor.tokenizer))
         self._optimizer = torch.optim.Adam(self._editor.parameter_groups(), lr=1e-6, fused=True)
-        words = BatchSize(size.episodes, tokens=size.tokens).batch(encoder_decoder=False)
+        words = BatchSize(size.episodes, tokens=size.tokens).batch(DecoderOnly)
         self._batch = with_words(words, model.config.get_text_config().vocab_size)
 
     def warm_up(self) -> None:

@@ -19,6 +19,7 @@ from lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from benchmarks.setting import quieten
+from editors.base_models.families.lookup import family_of
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_config, load_tokenizer
 from editors.common.errors import EditorError
 from editors.making.registry import registered_methods
@@ -111,7 +112,8 @@ def train(arguments: Sequence[str], callback: Callback) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     editor = case.make()
-    batch = with_words(case.batch.batch(encoder_decoder=False), load_config(editor.base_model).vocab_size)
+    settings = load_config(editor.base_model)
+    batch = with_words(case.batch.batch(family_of(settings)), settings.vocab_size)
     steps: Any = [batch] * case.steps  # has what a loader asks of a data set
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -20,9 +20,9 @@ from datamodules.locality_pool import read_locality_pool
 from datamodules.readable import readable_data
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
-from editors.base_models.loading import BaseModelConfig, load_tokenizer, reads_with_an_encoder
+from editors.base_models.families.family import Family
+from editors.base_models.loading import BaseModelConfig, configured_family, load_tokenizer
 from editors.common.errors import DataError
-from editors.texts.encoders import text_encoder
 from editors.training.module import Editor
 
 Split = Literal["train", "val", "test"]
@@ -163,8 +163,8 @@ class EditDataModule(LightningDataModule):
         return self._tokenizer
 
     @cached_property
-    def _encoder_decoder(self) -> bool:
-        return reads_with_an_encoder(self.base_model)
+    def _family(self) -> type[Family]:
+        return configured_family(self.base_model)
 
     def data_hash(self) -> dict[str, str]:
         """For each split, and for the locality pool where there is one, a SHA-256, to be kept with every metric."""
@@ -249,8 +249,7 @@ class EditDataModule(LightningDataModule):
         return {"unseen_template": flags} if any(flags) and not all(flags) else {}
 
     def _collator(self) -> EpisodeCollator:
-        seq2seq, end_answers = self._encoder_decoder, self.base_model.end_answers
-        encoder = text_encoder(self.tokenizer, encoder_decoder=seq2seq, end_answers=end_answers)
+        encoder = self._family.text_encoder(self.tokenizer, end_answers=self.base_model.end_answers)
         return EpisodeCollator(encoder, self.max_length)
 
     def _sampler(

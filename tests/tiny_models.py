@@ -32,6 +32,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from editors.base_models.loading import BaseModelConfig
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.protocol import Edit, SiteUpdate
 from editors.lm.frozen import FrozenLM
@@ -212,7 +213,8 @@ def tiny_lm(
     model: PreTrainedModel, sites: Sequence[str] | None = None, num_blocks: int = 3, *, bucketing: bool = True
 ) -> FrozenLM:
     """`model` frozen for editing; its texts are numbers."""
-    return FrozenLM(model, words_tokenizer(), sites, num_blocks, bucketing=bucketing)
+    config = BaseModelConfig("tiny", sites=None if sites is None else list(sites), num_blocks=num_blocks)
+    return FrozenLM(config, model, words_tokenizer(), bucketing=bucketing)
 
 
 def as_requests(tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None) -> RequestBatch:

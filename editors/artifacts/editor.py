@@ -6,8 +6,8 @@ Needs torch, transformers and safetensors only. Nothing is pickled, so an untrus
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from editors.base_models.sites import is_linear, linear_widths
 from editors.common.errors import ArtifactError, BaseModelError
 from editors.common.files import new_folder, save_json, save_tensors, save_text
 from editors.edits.protocol import Edit
-from editors.lm.borrowed import borrowed
+from editors.lm.flags import flags_restored
 from editors.lm.frozen import FrozenLM
 from editors.making.protocol import EditMethod
 from editors.making.registry import registered_method
@@ -263,9 +263,15 @@ class LoadedEditor(ModelHubMixin, library_name="hyperedit"):
         edit.metadata = facts[0] if len(facts) == 1 else {"episodes": facts}
         return edit
 
-    def borrowed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[FrozenLM]:
+    def freeze(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> FrozenLM:
+        """The base model as this editor edits it; from now on it is frozen and in eval mode."""
+        return FrozenLM(replace(self.base_model, sites=list(self.config.site_widths)), model, tokenizer)
+
+    @contextmanager
+    def borrowed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[FrozenLM]:
         """A context with the base model as this editor edits it; afterwards the model is as the caller left it."""
-        return borrowed(model, tokenizer, list(self.config.site_widths), end_answers=self.base_model.end_answers)
+        with flags_restored(model):
+            yield self.freeze(model, tokenizer)
 
     def _facts(self, requests: Sequence[EditRequest]) -> dict[str, Any]:
         """What an edit says about itself."""

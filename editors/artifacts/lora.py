@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from editors.artifacts.card import edit_card
+from editors.base_models.families.lookup import family_of
 from editors.base_models.sites import stores_input_rows
 from editors.common.files import new_folder, save_json, save_tensors, save_text
 from editors.edits.low_rank import LowRankEdit, layer_of
@@ -60,10 +61,10 @@ def save_lora(
         tensors[f"base_model.model.{site}.lora_B.weight"] = v.mT
     manifest.export = {"kind": "lora", "ranks": ranks, **(facts or {})}
     transposed = any(map(stores_input_rows, layers.values()))
-    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    task = family_of(model.config).adapter_task
     with new_folder(folder) as temporary:
         save_tensors(tensors, temporary / "adapter_model.safetensors", {"format": "pt"})
-        save_json(_adapter_config(manifest, ranks, transposed, encoder_decoder), temporary / "adapter_config.json")
+        save_json(_adapter_config(manifest, ranks, transposed, task), temporary / "adapter_config.json")
         save_text(edit_card(manifest, "peft", _USAGE), temporary / "README.md")
         manifest.save(temporary)
     return Path(folder)
@@ -78,15 +79,13 @@ def _without_zeros(update: SiteUpdate) -> tuple[Tensor, Tensor]:
     return u[kept], v[kept]
 
 
-def _adapter_config(
-    manifest: EditManifest, ranks: dict[str, int], transposed: bool, encoder_decoder: bool
-) -> dict[str, Any]:
+def _adapter_config(manifest: EditManifest, ranks: dict[str, int], transposed: bool, task: str) -> dict[str, Any]:
     """The fields of PEFT's `LoraConfig` that matter; the others have PEFT's defaults."""
     common = max(ranks.values())
     different = {site: rank for site, rank in ranks.items() if rank != common}
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM",
+        "task_type": task,
         "base_model_name_or_path": manifest.base_model["name"],
         "revision": manifest.base_model["revision"],
         "inference_mode": True,

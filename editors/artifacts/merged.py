@@ -17,10 +17,9 @@ from torch import Tensor
 
 from editors.artifacts.card import edit_card
 from editors.artifacts.checkpoint_folder import CheckpointFolder
-from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.base_models.families.lookup import family_of
 from editors.base_models.loading import (
     BaseModelConfig,
-    auto_class,
     load_base_model,
     load_skeleton,
     load_tokenizer,
@@ -137,7 +136,7 @@ def _write_edit(folder: Path, edit: LowRankEdit, skeleton: PreTrainedModel, mani
     edit.save(folder / _EXTRA / _EDIT)
     if (folder / "README.md").is_file():
         (folder / "README.md").rename(folder / _EXTRA / _CARD)
-    usage = _USAGE.format(auto_class=auto_class(encoder_decoder=is_encoder_decoder(skeleton)).__name__)
+    usage = _USAGE.format(auto_class=family_of(skeleton.config).auto_class.__name__)
     save_text(edit_card(manifest, "transformers", usage), folder / "README.md")
     manifest.export = {"kind": "merged", "edited_weights": hashes, "rounding_error": rounding}
     manifest.save(folder)

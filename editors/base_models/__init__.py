@@ -1,1 +1,1 @@
-"""Base models: loading them, their edit sites, quantised weights, what encoder-decoder models do otherwise."""
+"""Base models: loading them, their edit sites, quantised weights, their two families."""

@@ -16,13 +16,15 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from editors.base_models.families.decoder_only import DecoderOnly
+from editors.base_models.families.family import Family
+from editors.base_models.families.lookup import family_of
 from editors.base_models.quantization import (
     Quantization,
     keep_layout,
@@ -122,19 +124,14 @@ def load_config(config: BaseModelConfig, *, offline: bool = False) -> PreTrained
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
 
 
-def reads_with_an_encoder(config: BaseModelConfig) -> bool:
-    """Whether the base model is an encoder-decoder model. A GGUF file always counts as decoder-only.
+def configured_family(config: BaseModelConfig) -> type[Family]:
+    """The family of the base model, which is not loaded. A GGUF file always counts as decoder-only.
 
     Raises:
         BaseModelError: there is nothing at `config.name`.
     """
     # transformers would take as long to tell as to load the tokenizer.
-    return not config.name.endswith(".gguf") and bool(load_config(config).is_encoder_decoder)
-
-
-def auto_class(*, encoder_decoder: bool) -> Any:
-    """The class of transformers that loads a language model of this family."""
-    return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    return DecoderOnly if config.name.endswith(".gguf") else family_of(load_config(config))
 
 
 def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
@@ -149,8 +146,7 @@ def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
         dtype = torch.float32
     source.update(_quantised(config))
     try:
-        model_class = auto_class(encoder_decoder=reads_with_an_encoder(config))
-        model = model_class.from_pretrained(**source, dtype=dtype)
+        model = configured_family(config).auto_class.from_pretrained(**source, dtype=dtype)
     except (OSError, ValueError, ImportError) as error:
         raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
     keep_layout(model)
@@ -189,7 +185,7 @@ def build_skeleton(config: BaseModelConfig, settings: PreTrainedConfig) -> PreTr
     Raises:
         BaseModelError: it is no language model.
     """
-    model_class = auto_class(encoder_decoder=settings.is_encoder_decoder)
+    model_class = family_of(settings).auto_class
     stored = settings.dtype or torch.float32
     try:
         with torch.device("meta"):

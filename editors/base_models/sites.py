@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -10,7 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from editors.common.errors import BaseModelError, SiteError
+from editors.base_models.blocks import attention_names, block_index
+from editors.base_models.families.lookup import family_of
+from editors.common.errors import SiteError
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -49,45 +50,13 @@ def flat_name(site: str) -> str:
     return site.replace(".", "#")
 
 
-def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Name and list of the transformer blocks: the `ModuleList` with one entry for each hidden layer.
-
-    Raises:
-        BaseModelError: the model has no such list.
-    """
-    depth = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth and _attention_names(module[0]):
-            return name, module
-    raise BaseModelError(
-        f"{type(model).__name__} has no list of {depth} transformer blocks; decoder-only Hugging Face models have one"
-    )
-
-
 def find_stacks(model: PreTrainedModel) -> dict[str, nn.ModuleList]:
     """Name and blocks of each stack, the one that reads the prompt first: the only one, or encoder and decoder.
 
     Raises:
         BaseModelError: a stack has no list of blocks.
     """
-    if not model.config.is_encoder_decoder:
-        return dict([find_blocks(model)])
-    found = {}
-    for part in (model.get_encoder(), model.get_decoder()):
-        lists = [m for m in part.modules() if isinstance(m, nn.ModuleList) and len(m) and _attention_names(m[0])]
-        if not lists:
-            raise BaseModelError(f"{type(part).__name__} has no list of transformer blocks")
-        found.update({name: blocks for name, blocks in model.named_modules() if blocks is lists[0]})
-    return found
-
-
-def _attention_names(block: nn.Module) -> list[str]:
-    """Names of the submodules that attend: those whose forward takes an attention mask."""
-    return [
-        name
-        for name, module in block.named_modules()
-        if name and "attention_mask" in inspect.signature(module.forward).parameters
-    ]
+    return family_of(model.config).stacks(model)
 
 
 def feed_forward_sites(model: PreTrainedModel, num_blocks: int) -> list[str]:
@@ -102,7 +71,7 @@ def feed_forward_sites(model: PreTrainedModel, num_blocks: int) -> list[str]:
 
 def _feed_forward_names(block: nn.Module) -> list[str]:
     """Names of the linear layers outside of attention."""
-    attention = tuple(f"{name}." for name in _attention_names(block))
+    attention = tuple(f"{name}." for name in attention_names(block))
     return [name for name, module in block.named_modules() if is_linear(module) and not name.startswith(attention)]
 
 
@@ -147,11 +116,6 @@ def _no_match(pattern: str, candidates: Sequence[str], stacks: Sequence[str]) ->
         names = ", ".join(name for name in own if block_index(name, stack) == last)
         shown.append(f"Candidates of the last block of {stack} ({last}; the others are alike): {names}")
     return f"edit site {pattern!r} matches no linear layer of the base model. " + ". ".join(shown)
-
-
-def block_index(site: str, blocks_name: str) -> int:
-    """The index of the block that holds `site`."""
-    return int(site.removeprefix(f"{blocks_name}.").split(".")[0])
 
 
 def site_widths(

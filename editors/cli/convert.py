@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _save_truncated(options: argparse.Namespace, edit: LowRankEdit, base: BaseMo
     manifest = EditManifest.of(edit)
     model = load_base_model(base)
     manifest.require_weights(weights_hash(model, torch.bfloat16), base)
-    lm = FrozenLM(model, load_tokenizer(base), list(edit.updates), end_answers=base.end_answers)
+    lm = FrozenLM(replace(base, sites=list(edit.updates)), model, load_tokenizer(base))
     tokens = lm.read([manifest.requests()]).tokens
     facts: dict[str, Any] = {
         "truncation_error": truncation_error(edit, truncated),

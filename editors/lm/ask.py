@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editors.base_models.inputs import model_inputs
+from editors.base_models.families.lookup import as_family
 from editors.base_models.loading import longest_text
 from editors.common.errors import EditorError
 from editors.lm.generation import continue_greedily
-from editors.texts.encoders import text_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +21,7 @@ def ask(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = NEW_TOKENS
 ) -> list[str]:
     """The first line of the model's greedy continuation of each prompt; "(nothing)" where it ends at once."""
-    encoder = text_encoder(tokenizer, encoder_decoder=model_inputs(model).has_encoder)
+    encoder = as_family(model).text_encoder(tokenizer)
     ids, mask = (tensor.to(model.device) for tensor in encoder.prompts(prompts))
     output = continue_greedily(model, ids, mask, max_new_tokens, encoder.answer_prefix)
     texts = tokenizer.batch_decode(output, skip_special_tokens=True)
@@ -38,9 +37,9 @@ def require_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
     limit = longest_text(model)
     if limit is None:
         return
-    inputs = model_inputs(model)
-    room = inputs.longest_prompt(limit, NEW_TOKENS)
-    _, mask = text_encoder(tokenizer, encoder_decoder=inputs.has_encoder).prompts(prompts)
+    family = as_family(model)
+    room = family.longest_prompt(limit, NEW_TOKENS)
+    _, mask = family.text_encoder(tokenizer).prompts(prompts)
     for length, prompt in zip(mask.sum(dim=1).tolist(), prompts, strict=True):
         if length > room:
             raise EditorError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from editors.base_models.inputs import model_inputs
+from editors.base_models.families.lookup import as_family
 from editors.base_models.quantization import is_packed
 from editors.base_models.sites import find_stacks
 from editors.base_models.without_values import WithoutValues, skeleton_of
@@ -65,12 +65,12 @@ def _of_two_tokens(model: PreTrainedModel) -> BlockOutputs:
     blocks = next(iter(find_stacks(model).values()))
     tuples: list[bool] = []
     handle = blocks[0].register_forward_hook(lambda _, __, output: tuples.append(isinstance(output, tuple)))
-    inputs = model_inputs(model)
-    cache = DynamicCache() if inputs.can_continue_from_kv_cache() else None
+    family = as_family(model)
+    cache = DynamicCache() if family.can_continue_from_kv_cache() else None
     ids = torch.zeros(1, 2, dtype=torch.long, device="cpu" if model.device.type == "meta" else model.device)
     try:
         with WithoutValues():
-            inputs.read(ids, torch.ones_like(ids), cache)
+            family.read(ids, torch.ones_like(ids), cache)
     finally:
         handle.remove()
     return BlockOutputs(tuples[0], kv_shapes(cache, len(blocks)))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from editors.base_models.inputs import model_inputs
+from editors.base_models.blocks import block_index
+from editors.base_models.families.lookup import as_family
 from editors.base_models.loading import BaseModelConfig, longest_text
-from editors.base_models.sites import block_index, find_stacks, linear_widths, resolve_sites
+from editors.base_models.sites import find_stacks, linear_widths, resolve_sites
 from editors.common.autocast import autocast_dtype
 from editors.common.collectives import has_sharded_parameters
 from editors.common.errors import EditorError
@@ -34,7 +35,6 @@ from editors.lm.kv_cache import KVCache, text_in_cache
 from editors.lm.prefix import FrozenPrefix
 from editors.lm.signal import EditSignal
 from editors.texts.batches import TokenBatch
-from editors.texts.encoders import text_encoder
 from editors.texts.episodes import RequestBatch
 from editors.texts.requests import EditRequest
 
@@ -45,11 +45,9 @@ class FrozenLM(nn.Module):
     It owns all that reading a base model takes: model, tokenizer, the encoder of its texts, and how it is called.
 
     Args:
+        config: which layers are edited, and whether answers end; how the model was loaded plays no role any more.
         model: a decoder-only or encoder-decoder Hugging Face model.
         tokenizer: its tokenizer.
-        sites: names or shell patterns of the linear layers to edit; `None` for the default (see `resolve_sites`).
-        num_blocks: how many last blocks the default sites cover.
-        end_answers: put an end-of-text token behind every answer (see `BaseModelConfig.end_answers`).
         bucketing: run the texts of several batches in buckets of similar length, above the prefix too; otherwise all
             share one pass there, as they always do where the model is sharded: how often it runs must not depend on
             what texts a process has.
@@ -62,47 +60,31 @@ class FrozenLM(nn.Module):
 
     def __init__(
         self,
+        config: BaseModelConfig,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        sites: Sequence[str] | None = None,
-        num_blocks: int = 3,
         *,
-        end_answers: bool = False,
         bucketing: bool = True,
     ) -> None:
         super().__init__()
         self._bucketing = bucketing
         self.model = model.requires_grad_(requires_grad=False).eval()
         self.tokenizer = tokenizer
-        self.sites = resolve_sites(model, sites, num_blocks)
-        self._inputs = model_inputs(model)
-        self.texts = text_encoder(tokenizer, encoder_decoder=self._inputs.has_encoder, end_answers=end_answers)
+        self.sites = resolve_sites(model, config.sites, config.num_blocks)
+        self.family = as_family(model)
+        self.texts = self.family.text_encoder(tokenizer, end_answers=config.end_answers)
         name, blocks = next(iter(find_stacks(model).items()))
         depths = [block_index(site, name) for site in self.sites if site.startswith(f"{name}.")]
         self._blocks = list(blocks)
         depth = min(depths, default=len(blocks))
         self._outputs = BlockOutputs.of(model)
-        self._prefix = FrozenPrefix(list(blocks), depth, self._inputs.read, self._outputs)
+        self._prefix = FrozenPrefix(list(blocks), depth, self.family.read, self._outputs)
         self._answers: CachedAnswers | None = None
         self._factors: CachedFactors | None = None
 
     def train(self, mode: bool = True) -> FrozenLM:  # noqa: ARG002
         """Stay in eval mode whatever the Trainer asks for: dropout in the base model would blur every factor."""
         return super().train(mode=False)
-
-    @classmethod
-    def of(
-        cls,
-        config: BaseModelConfig,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        bucketing: bool = True,
-    ) -> FrozenLM:
-        """A loaded base model as its configuration says: which sites, and how texts are encoded."""
-        return cls(
-            model, tokenizer, config.sites, config.num_blocks, end_answers=config.end_answers, bucketing=bucketing
-        )
 
     def read(self, episodes: Sequence[Sequence[EditRequest]]) -> RequestBatch:
         """Edit requests with their tokens, where the model is.
@@ -124,11 +106,6 @@ class FrozenLM(nn.Module):
     def is_sharded(self) -> bool:
         """Whether the weights are sharded: all processes then have to run equally many passes."""
         return has_sharded_parameters(self.model)
-
-    @property
-    def has_encoder(self) -> bool:
-        """Whether it is an encoder-decoder model."""
-        return self._inputs.has_encoder
 
     @property
     def can_continue_from_kv_cache(self) -> bool:
@@ -182,7 +159,7 @@ class FrozenLM(nn.Module):
         def store(kind: str, **of_kind: Any) -> TensorStore:
             return TensorStore(cache, self.model, {**facts, "kind": kind, **of_kind})
 
-        decoder_only = not self._inputs.has_encoder
+        decoder_only = not self.family.has_encoder
         self._prefix.store = store("prefix") if self.prefix_depth else None
         self._answers = (
             CachedAnswers(store("answers"), partial(self._states_at_answers, None)) if decoder_only else None
@@ -244,7 +221,7 @@ class FrozenLM(nn.Module):
             hidden: for each batch its `[B, T, d]` from `prefix`.
         """
         joinable = edit is None or edit.shares_passes
-        if not joinable or self._inputs.has_encoder or not any(batch.num_texts for batch in batches):
+        if not joinable or self.family.has_encoder or not any(batch.num_texts for batch in batches):
             return [self._whole(tokens, edit, states) for tokens, states in zip(batches, hidden, strict=True)]
         counts = [len(tokens.targets) for tokens in batches]
         if self.is_sharded or not self._bucketing:
@@ -299,7 +276,7 @@ class FrozenLM(nn.Module):
         tokens = TokenBatch(ids, torch.ones_like(ids), numbers, numbers, numbers, numbers)
         with self._prefix.given(states.unsqueeze(1), after_all=True), self._head_at(tokens, tokens.positions):
             # Without a mask nobody has to look whether it hides anything.
-            logits: Tensor = self.model(**self._inputs.arguments(tokens) | {"attention_mask": None}).logits[0]
+            logits: Tensor = self.model(**self.family.arguments(tokens) | {"attention_mask": None}).logits[0]
         return logits
 
     def _run(
@@ -315,7 +292,7 @@ class FrozenLM(nn.Module):
         scored = tokens.positions if head else tokens.positions[:0]
         applied = nullcontext() if edit is None else edit.applied(self.model, tokens.episode, tokens)
         with self._prefix.given(hidden), applied, self._head_at(tokens, scored):
-            logits: Tensor = self.model(**self._inputs.arguments(tokens, cache)).logits[0]
+            logits: Tensor = self.model(**self.family.arguments(tokens, cache)).logits[0]
         return logits
 
     @contextmanager

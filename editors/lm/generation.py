@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
-from editors.base_models.encoder_decoder import answer_prefix
-from editors.base_models.inputs import model_inputs
+from editors.base_models.families.encoder_decoder import answer_prefix
+from editors.base_models.families.lookup import as_family, family_of
 from editors.edits.protocol import Edit
 from editors.lm.batching.bucketing import cheapest_buckets
 from editors.lm.batching.compact import Compact
@@ -75,7 +75,7 @@ def _generate_bucket(
     model: PreTrainedModel, prompts: Sequence[_Prompt], edit: Edit | None, length: int
 ) -> list[list[int]]:
     """Up to `length` tokens after each prompt, all prompts in one batch."""
-    ids, mask = padded_texts([prompt.ids for prompt in prompts], _pad_id(model), model_inputs(model).prompt_side)
+    ids, mask = padded_texts([prompt.ids for prompt in prompts], _pad_id(model), family_of(model.config).prompt_side)
     episode = torch.tensor([prompt.episode for prompt in prompts], device=ids.device)
     read = [p.kv_cache.first(p.row, len(p.ids) - 1) for p in prompts if p.kv_cache is not None]
     with nullcontext() if edit is None else edit.applied(model, episode):
@@ -104,7 +104,7 @@ def continue_greedily(
         cache: keys and values of all tokens but the last.
     """
     generator: Any = model  # mypy takes the mixin's method for a tensor
-    start, arguments = model_inputs(model).start(ids, answer_prefix, cache)
+    start, arguments = as_family(model).start(ids, answer_prefix, cache)
     with _greedy(model):
         output = generator.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length, **arguments)
     ends = _end_ids(model)
@@ -173,10 +173,7 @@ class _Prompt:
 def _prompts(batch: TokenBatch, continuation: Continuation | None, extra_tokens: int) -> list[_Prompt]:
     """Each text's prompt. It ends where the first answer token is predicted; a text may go on after its answer."""
     counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
-    lengths = batch.attention_mask.sum(dim=1)
-    if batch.labels is None:
-        ends = batch.position_ids().flatten()[batch.positions] + 1
-        lengths = lengths.scatter_reduce(0, batch.rows, ends, "amin")
+    lengths = batch.prompt_lengths()
     ids = Compact(batch).input_ids
     prefix = answer_prefix(batch)
     starts = _starts(batch, continuation)

@@ -18,6 +18,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from editors.base_models.families.family import Family
 from editors.common.errors import EditorError
 from editors.texts.requests import EditRequest
 
@@ -97,13 +98,13 @@ class Method:
                     "no subject: give EditRequest(subject=…), --subject, or the field subject of the file"
                 )
 
-    def require_model(self, *, encoder_decoder: bool) -> None:
+    def require_family(self, family: Family | type[Family]) -> None:
         """Check that the method edits this family of base models.
 
         Raises:
             EditorError: it does not.
         """
-        if encoder_decoder and not self.encoder_decoder:
+        if family.has_encoder and not self.encoder_decoder:
             raise EditorError(f"method {self.name!r} edits decoder-only models, not encoder-decoder ones (T5, BART)")
 
     def check(self) -> None:

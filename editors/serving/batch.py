@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,6 @@ from editors.artifacts.editor import LoadedEditor
 from editors.base_models.loading import longest_text
 from editors.common.errors import EditorError
 from editors.edits.protocol import Edit
-from editors.lm.frozen import FrozenLM
 from editors.scoring import names
 from editors.scoring.evaluator import Evaluator
 from editors.scoring.names import before_edit, metric_name
@@ -67,8 +66,7 @@ class BatchEditor:
             raise EditorError(f"the batch size must be at least 1, got {batch_size}")
         editor.check_base_model(model)
         self._editor, self._batch_size = editor, batch_size
-        sites, base = list(editor.config.site_widths), editor.base_model
-        self._lm = FrozenLM.of(replace(base, sites=sites), model, tokenizer)
+        self._lm = editor.freeze(model, tokenizer)
         self._evaluator = Evaluator(self._lm, editor.network)
         self._limit = longest_text(model)
 

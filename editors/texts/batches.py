@@ -193,13 +193,22 @@ class TokenBatch:
         """`[N]` the episode each answer token belongs to."""
         return self.episode[self.rows]
 
+    @property
+    def written(self) -> Tensor:
+        """The tokens in which `positions` count: the labels `[B, A]` where there are any, else all `[B, T]`."""
+        return self.input_ids if self.labels is None else self.labels
+
+    def prompt_lengths(self) -> Tensor:
+        """`[B]` how many tokens each text has up to its answer, special ones included."""
+        lengths = self.attention_mask.sum(dim=1)
+        if self.labels is not None:
+            return lengths
+        ends = self.position_ids().flatten()[self.positions] + 1
+        return lengths.scatter_reduce(0, self.rows, ends, "amin")
+
     def prompt_ids(self) -> list[list[int]]:
         """The token ids of each text up to its answer, special tokens included."""
-        ends = self.attention_mask.sum(dim=1)
-        if self.labels is None:
-            places = self.position_ids().flatten()[self.positions] + 1
-            ends = ends.scatter_reduce(0, self.rows, places, "amin")
-        rows = zip(self.input_ids, self.attention_mask, ends.tolist(), strict=True)
+        rows = zip(self.input_ids, self.attention_mask, self.prompt_lengths().tolist(), strict=True)
         return [ids[mask.bool()][:end].tolist() for ids, mask, end in rows]
 
     def answer_ids(self) -> list[list[int]]:
@@ -221,7 +230,7 @@ class TokenBatch:
         """
         answers = chosen[self.rows]
         rows = (chosen.cumsum(dim=0) - 1)[self.rows[answers]]
-        width = (self.input_ids if self.labels is None else self.labels).shape[1]
+        width = self.written.shape[1]
         return TokenBatch(
             self.input_ids[chosen],
             self.attention_mask[chosen],
@@ -242,8 +251,7 @@ class TokenBatch:
         """The same texts without the columns that are padding in all of them."""
         read = self.columns()
         written = read if self.labels is None else slice(0, int((self.labels != IGNORED).any(dim=0).sum()))
-        old = (self.input_ids if self.labels is None else self.labels).shape[1]
-        places = self.positions % old - written.start
+        places = self.positions % self.written.shape[1] - written.start
         return replace(
             self,
             input_ids=self.input_ids[:, read],

@@ -248,16 +248,3 @@ def collate_pairs(pairs: Sequence[EncodedPair], episode: Sequence[int], pad_id: 
     positions = torch.tensor([row * width + place for row, place in places], dtype=torch.long)
     owners = torch.tensor(list(episode), dtype=torch.long)
     return TokenBatch(input_ids, mask, positions, labels.flatten()[positions], rows, owners, labels)
-
-
-def text_encoder(
-    tokenizer: PreTrainedTokenizerBase, *, encoder_decoder: bool, end_answers: bool = False
-) -> TextEncoder:
-    """The encoder of a base model's texts.
-
-    Args:
-        tokenizer: the base model's.
-        encoder_decoder: whether it is an encoder-decoder model, whose answers always end.
-        end_answers: put an end-of-text token behind every answer of a decoder-only model.
-    """
-    return EncoderDecoderTexts(tokenizer) if encoder_decoder else DecoderOnlyTexts(tokenizer, end_answers=end_answers)

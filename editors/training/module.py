@@ -99,7 +99,7 @@ class Editor(LightningModule):
                 f"model.base_model.quantization {self.base_model.quantization!r} needs a strategy that keeps the base "
                 "model whole: DDP, ZeRO-1 or ZeRO-2. FSDP and ZeRO-3 shard weights as numbers, before they are packed"
             )
-        self.install(FrozenLM.of(self.base_model, self._loaded_base_model(), self.tokenizer))
+        self.install(FrozenLM(self.base_model, self._loaded_base_model(), self.tokenizer))
 
     def install(self, lm: FrozenLM) -> None:
         """Take a base model, and build the method for it.
@@ -109,7 +109,7 @@ class Editor(LightningModule):
         """
         registered = registered_methods().get(self.registered_name)
         if registered is not None:
-            registered.require_model(encoder_decoder=lm.has_encoder)
+            registered.require_family(lm.family)
         self.lm = lm
         self.network = self.build_network()
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from editors.base_models.inputs import DecoderOnlyInputs
+from editors.base_models.families.decoder_only import DecoderOnly
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.protocol import SiteUpdate
 from editors.lm.frozen import FrozenLM
@@ -214,8 +214,8 @@ def gpt2(golden: Path) -> Case:
     case = load_case(folder, "gpt2-tiny", load_file(folder / "init_state.safetensors"))
     case.network.train()
     # The reference numbers padded texts from the left edge, padding included; GPT-2 embeds these numbers.
-    assert isinstance(case.lm._inputs, DecoderOnlyInputs)
-    case.lm._inputs._takes_positions = False
+    assert isinstance(case.lm.family, DecoderOnly)
+    case.lm.family._takes_positions = False
     return case
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.base_models.families.lookup import family_of
 from editors.common.errors import EditorError
 from editors.methods.serac.routing import Router
 from editors.methods.serac.texts import BaseTexts
@@ -57,7 +57,7 @@ class Passes(ABC):
         self.episode, self.tokens = application.episode, application.tokens
         self.parameters = list(inspect.signature(self.model.forward).parameters)
         self.soft = self.router.is_soft
-        self.has_encoder = is_encoder_decoder(self.model)
+        self.family = family_of(self.model.config)
         self._inside = False  # a forward pass of the whole model is going on
         # Of the prompts: is any in scope; which are, with the log of their scores; the edits they are in scope of.
         self.prompts: list[str] = []
@@ -75,7 +75,7 @@ class Passes(ABC):
         with ExitStack() as stack:
             stack.callback(self.close)
             stack.callback(self.model.register_forward_pre_hook(self._before, with_kwargs=True).remove)
-            if self.has_encoder:
+            if self.family.has_encoder:
                 encoder = self.model.get_encoder()
                 stack.callback(encoder.register_forward_pre_hook(self._before_encoder, with_kwargs=True).remove)
             head = self.model.get_output_embeddings()
@@ -87,7 +87,7 @@ class Passes(ABC):
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         self._inside = True
         kwargs = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
-        return (), kwargs | (self._of_decoder(kwargs) if self.has_encoder else self._of_pass(kwargs))
+        return (), kwargs | (self._of_decoder(kwargs) if self.family.has_encoder else self._of_pass(kwargs))
 
     def _of_pass(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """What a decoder-only model is called with otherwise than with `kwargs`."""

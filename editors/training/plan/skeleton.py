@@ -5,18 +5,17 @@ Shape legend: T tokens of a text, A answer tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from editors.base_models.families.family import Family
 from editors.common.errors import EditorError
 from editors.lm.frozen import FrozenLM
-from editors.texts.batches import EncodedText, Text, TokenBatch, collate_texts
-from editors.texts.encoders import EncodedPair, collate_pairs
+from editors.texts.batches import TokenBatch
 from editors.texts.episodes import EditBatch, RequestBatch
 from editors.texts.requests import EditRequest
 from editors.training.learned import LearnedEditor
@@ -39,7 +38,8 @@ class BatchSize:
     Raises:
         EditorError: a text has no room for a prompt and its answer.
 
-    >>> batch = BatchSize(episodes=2, edits=3, locality=4).batch(encoder_decoder=False)
+    >>> from editors.base_models.families.decoder_only import DecoderOnly
+    >>> batch = BatchSize(episodes=2, edits=3, locality=4).batch(DecoderOnly)
     >>> [tokens.num_texts for tokens in (batch.edit, batch.rephrase, batch.locality)]
     [6, 6, 24]
     """
@@ -56,27 +56,23 @@ class BatchSize:
                 f"answer_tokens must be at least 1 and less than tokens, got {self.answer_tokens} and {self.tokens}"
             )
 
-    def batch(self, *, encoder_decoder: bool) -> EditBatch:
-        """A batch of this size, of texts that mean nothing."""
+    def batch(self, family: type[Family]) -> EditBatch:
+        """A batch of this size for a family of base models, of texts that mean nothing."""
         edit, rephrase, locality = (
-            self._texts(per_episode, first, encoder_decoder=encoder_decoder)
+            self._texts(family, per_episode, first)
             for first, per_episode in enumerate((self.edits, self.edits, self.edits * self.locality))
         )
         requests = tuple(EditRequest(*text) for text in edit.texts)
         return EditBatch(RequestBatch(requests, edit, self.episodes), rephrase, locality)
 
-    def _texts(self, per_episode: int, part: int, *, encoder_decoder: bool) -> TokenBatch:
+    def _texts(self, family: type[Family], per_episode: int, part: int) -> TokenBatch:
         episode = [e for e in range(self.episodes) for _ in range(per_episode)]
         # Every text starts with a word of its own.
         words = [1 + (row + part * _WORDS // 3) % (_WORDS - 1) for row in range(len(episode))]
-        texts = [(word, *[1] * (self.tokens - 1)) for word in words]
-        start = self.tokens - self.answer_tokens
-        if encoder_decoder:
-            batch = collate_pairs([EncodedPair(ids, (1,) * self.answer_tokens, 0) for ids in texts], episode, 0)
-        else:
-            batch = collate_texts([EncodedText(ids, start, self.tokens) for ids in texts], episode, 0)
-        prompts = [ids if encoder_decoder else ids[:start] for ids in texts]
-        return replace(batch, texts=tuple(Text(_words(ids), _words([1] * self.answer_tokens)) for ids in prompts))
+        rest = ["w1"] * (family.longest_prompt(self.tokens, self.answer_tokens) - 1)
+        answer = " ".join(["w1"] * self.answer_tokens)
+        pairs = [(" ".join([f"w{word}", *rest]), answer) for word in words]
+        return family.text_encoder(_one_token_for_each_word()).batch(pairs, episode)
 
 
 def lay_out(editor: LearnedEditor, model: PreTrainedModel) -> None:
@@ -92,18 +88,15 @@ def lay_out(editor: LearnedEditor, model: PreTrainedModel) -> None:
     """
     # The base model's own tokenizer may not be here, and what texts say does not matter.
     # Nor do buckets: they hang on where answers are, and these places have no values.
-    lm = FrozenLM.of(editor.base_model, model, _one_token_for_each_word(), bucketing=False)
+    lm = FrozenLM(editor.base_model, model, _one_token_for_each_word(), bucketing=False)
     with torch.device("meta"):
         editor.install(lm)
     editor.to("meta")
     editor.train()
 
 
-def _words(ids: Sequence[int]) -> str:
-    return " ".join(f"w{number}" for number in ids)
-
-
 def _one_token_for_each_word() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel({"unknown": 0, **{f"w{n}": n for n in range(1, _WORDS)}}, unk_token="unknown"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="unknown", pad_token="unknown")
+    special = dict.fromkeys(("unk_token", "pad_token", "eos_token"), "unknown")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from editors.base_models.encoder_decoder import is_encoder_decoder
 from editors.common.phases import HYPERNETWORK, LOSSES, forward_as_phase, heard_by, phase
 from editors.training.learned import LearnedEditor
 from editors.training.plan.skeleton import BatchSize
@@ -41,7 +40,7 @@ def trace_step(editor: LearnedEditor, size: BatchSize) -> StepMemory:
         editor: see `lay_out`.
         size: of the batch.
     """
-    batch = size.batch(encoder_decoder=is_encoder_decoder(editor.lm.model))
+    batch = size.batch(type(editor.lm.family))
     trace, reads = MemoryTrace(editor), _Reads(editor)
     with ExitStack() as stack:
         stack.enter_context(reads.counted())

@@ -10,10 +10,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from editors.base_models.blocks import block_index, find_blocks
 from editors.base_models.sites import (
-    block_index,
     feed_forward_sites,
-    find_blocks,
     is_linear,
     linear_widths,
     resolve_sites,

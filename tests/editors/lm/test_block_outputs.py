@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import DeepseekV2Config, Lfm2Config, MixtralConfig, PreTrainedModel
 
-from editors.base_models.sites import find_blocks
+from editors.base_models.blocks import find_blocks
 from editors.lm.block_outputs import BlockOutputs
 from tests.editors.lm.batching.test_prefix_sharing import SIZES, random_model
 from tests.tiny_models import ARCHITECTURES, tiny_model

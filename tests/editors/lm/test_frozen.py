@@ -13,8 +13,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from editors.base_models.blocks import find_blocks
 from editors.base_models.loading import weights_hash
-from editors.base_models.sites import find_blocks
 from editors.edits.low_rank import LowRankEdit
 from editors.lm.frozen import FrozenLM
 from editors.lm.signal import Factors

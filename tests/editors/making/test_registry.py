@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from editors.base_models.families.decoder_only import DecoderOnly
+from editors.base_models.families.encoder_decoder import EncoderDecoder
 from editors.common.errors import EditorError
 from editors.making.protocol import EditMethod
 from editors.making.registry import Method, RegistrationError, forget_methods, registered_method, registered_methods
@@ -131,7 +133,7 @@ def test_a_method_says_what_it_needs() -> None:
         EditorError, match=r"'here' edits at the subject's tokens, .*'Who founded Dor\?' names no subject"
     ):
         method.require_answerable([EditRequest("Who founded Dor?", "Anna")])
-    method.require_model(encoder_decoder=False)
+    method.require_family(DecoderOnly)
     with pytest.raises(EditorError, match="'here' edits decoder-only models"):
-        method.require_model(encoder_decoder=True)
+        method.require_family(EncoderDecoder)
     registered_method("mend").require_answerable([EditRequest("Who founded Dor?", "Anna")])

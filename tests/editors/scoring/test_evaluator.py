@@ -78,7 +78,7 @@ def test_an_end_of_text_behind_answers_is_learned_but_not_scored(editor: MEND) -
 
     def before(*, end_answers: bool) -> dict[str, float]:
         config = dataclasses.replace(editor.base_model, end_answers=end_answers)
-        ended = FrozenLM.of(config, editor.lm.model, editor.tokenizer)
+        ended = FrozenLM(config, editor.lm.model, editor.tokenizer)
         batch = EvaluationEpisodes(
             [record(rephrases=(PARAPHRASE,), locality=LOCALITY)], EpisodeCollator(ended.texts, 64), {}
         )[(0, [[0]])]
@@ -145,7 +145,7 @@ from editors.scoring.evaluator import Evaluator
 from editors.texts.episodes import EditBatch
 
 config = BaseModelConfig(sys.argv[1], dtype="float32", num_blocks=2)
-lm = FrozenLM.of(config, load_base_model(config), load_tokenizer(config))
+lm = FrozenLM(config, load_base_model(config), load_tokenizer(config))
 network, settings = registered_method("mend").load_network()
 method = network.build(lm.site_widths(), settings(rank=4)).eval()
 requests = lm.read([[EditRequest("Who founded Dor?", "Osten")]])

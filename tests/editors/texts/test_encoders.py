@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from editors.base_models.encoder_decoder import decoder_ids
+from editors.base_models.families.encoder_decoder import decoder_ids
 from editors.common.errors import EditorError
 from editors.texts.batches import IGNORED, collate_texts, encode_answers
-from editors.texts.encoders import DecoderOnlyTexts, EncoderDecoderTexts, text_encoder
+from editors.texts.encoders import DecoderOnlyTexts, EncoderDecoderTexts
 from tests.tiny_seq2seq import tiny_seq2seq
 from tests.tiny_world import write_tokenizer
 
@@ -44,11 +44,6 @@ def bart(make: Make) -> EncoderDecoderTexts:
 @pytest.fixture(params=[T5_TEMPLATE, BART_TEMPLATE])
 def encoder(request: pytest.FixtureRequest, t5: EncoderDecoderTexts, bart: EncoderDecoderTexts) -> EncoderDecoderTexts:
     return t5 if request.param == T5_TEMPLATE else bart
-
-
-def test_the_family_decides(t5: EncoderDecoderTexts) -> None:
-    assert type(text_encoder(t5.tokenizer, encoder_decoder=True)) is EncoderDecoderTexts
-    assert type(text_encoder(t5.tokenizer, encoder_decoder=False)) is DecoderOnlyTexts
 
 
 def test_a_decoder_only_model_reads_prompt_and_answer_as_one_text(make: Make) -> None:

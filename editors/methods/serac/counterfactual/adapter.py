@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.base_models.families.lookup import family_of
 from editors.base_models.sites import flat_name
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.protocol import SiteUpdate
@@ -76,6 +76,6 @@ class LowRankAdapter(Counterfactual):
 
     def passes(self, application: Application) -> Passes:
         """Passes of the base model that read the contexts themselves, the encoder's where there is one."""
-        kind = EncoderDecoderPasses if is_encoder_decoder(application.model) else AdapterPasses
+        kind = EncoderDecoderPasses if family_of(application.model.config).has_encoder else AdapterPasses
         # Whether it is needed or not: processes that share a sharded adapter must gather it equally often.
         return kind(application, self.edit())

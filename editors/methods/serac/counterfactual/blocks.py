@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from editors.base_models.encoder_decoder import is_encoder_decoder
+from editors.base_models.blocks import find_blocks
+from editors.base_models.families.lookup import family_of
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
-from editors.base_models.sites import find_blocks
 from editors.common.errors import EditorError
 from editors.methods.serac.counterfactual.second_model import SecondModel
 
@@ -21,7 +21,7 @@ def first_blocks(base: BaseModelConfig, count: int, longest_answer: int) -> Seco
         BaseModelError: it cannot be loaded.
     """
     model = load_base_model(replace(base, dtype="float32", quantization=None))
-    if is_encoder_decoder(model):
+    if family_of(model.config).has_encoder:
         raise EditorError(
             f"serac.counterfactual blocks copies decoder-only base models; {base.name!r} is an encoder-decoder. "
             "Use serac.counterfactual adapter or model"

@@ -75,12 +75,13 @@ def insert(
 
 def with_contexts(tokens: TokenBatch, contexts: Sequence[Sequence[int] | None], special: Collection[int]) -> TokenBatch:
     """The batch with a context before each text that has one; for `LowRankAdapter.edit`, so those are in episode 1."""
-    join = prepend if tokens.labels is None else insert
-    ids, mask = join(tokens.input_ids, tokens.attention_mask, contexts, special)
     positions = tokens.positions
     if tokens.labels is None:
+        ids, mask = prepend(tokens.input_ids, tokens.attention_mask, contexts, special)
         old, new = tokens.input_ids.shape[1], ids.shape[1]
         positions = positions + (positions // old + 1) * (new - old)
+    else:
+        ids, mask = insert(tokens.input_ids, tokens.attention_mask, contexts, special)
     has_context = torch.tensor([bool(context) for context in contexts], dtype=torch.long, device=ids.device)
     return replace(tokens, input_ids=ids, attention_mask=mask, positions=positions, episode=has_context)
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editors.base_models.encoder_decoder import is_encoder_decoder
-from editors.base_models.inputs import model_inputs
-from editors.base_models.loading import auto_class, longest_text
+from editors.base_models.families.lookup import as_family, family_of
+from editors.base_models.loading import longest_text
 from editors.common.errors import BaseModelError, EditorError
 from editors.lm.generation import continue_greedily
 from editors.lm.losses import answer_nll
@@ -29,7 +28,6 @@ from editors.methods.serac.kept import keep_model, kept_model
 from editors.methods.serac.passes import Application, Passes
 from editors.methods.serac.texts import BaseTexts, context_text
 from editors.texts.batches import TokenBatch
-from editors.texts.encoders import text_encoder
 from editors.texts.requests import EditRequest
 
 if TYPE_CHECKING:
@@ -50,8 +48,8 @@ class SecondModel(Counterfactual):
         self.model = model.requires_grad_(requires_grad=True)
         self.tokenizer = tokenizer
         self.longest_answer = longest_answer
-        self._inputs = model_inputs(model)
-        self._texts = text_encoder(tokenizer, encoder_decoder=self._inputs.has_encoder)
+        self._family = as_family(model)
+        self._texts = self._family.text_encoder(tokenizer)
         self._compared: tuple[object, bool] = (None, False)
         self.tied = _tied_names(model)
         self.register_state_dict_post_hook(_drop_tied)
@@ -70,7 +68,7 @@ class SecondModel(Counterfactual):
         """Whether tokens mean the same to this model and to the base model, and both only decode."""
         if self._compared[0] is not texts.tokenizer:
             self._compared = texts.tokenizer, texts.tokenizer.get_vocab() == self.tokenizer.get_vocab()
-        return self._compared[1] and not (self._inputs.has_encoder or is_encoder_decoder(base))
+        return self._compared[1] and not (self._family.has_encoder or family_of(base.config).has_encoder)
 
     def logits(self, texts: BaseTexts, lm: FrozenLM, tokens: TokenBatch, requests: Sequence[EditRequest]) -> Tensor:
         """This model's logits after the contexts, for the base model's tokens; refused where it has others."""
@@ -96,7 +94,7 @@ class SecondModel(Counterfactual):
         return answer_nll(self._at_answers(own), own.targets), own.answer_episode()
 
     def _at_answers(self, tokens: TokenBatch) -> Tensor:
-        logits: Tensor = self.model(**self._inputs.arguments(tokens)).logits
+        logits: Tensor = self.model(**self._family.arguments(tokens)).logits
         return logits.flatten(0, 1)[tokens.positions]
 
     def say(self, prompts: Sequence[str]) -> list[str]:
@@ -132,7 +130,7 @@ def second_model(kept: Path, longest_answer: int) -> SecondModel:
 
 
 def _from_config(config: Any, **options: Any) -> Any:
-    return auto_class(encoder_decoder=config.is_encoder_decoder).from_config(config, **options)
+    return family_of(config).auto_class.from_config(config, **options)
 
 
 # --- tied weights are stored once ------------------------------------------------------------------------------------

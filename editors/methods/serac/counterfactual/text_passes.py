@@ -18,7 +18,6 @@ from torch import Tensor
 from editors.methods.serac.counterfactual.interface import mix
 from editors.methods.serac.passes import Application, Passes
 from editors.methods.serac.texts import context_text
-from editors.texts.encoders import text_encoder
 
 # The logit of the token that was said; all others have 0. Of 100,000 tokens it has a probability above 0.999.
 _SAID = 20.0
@@ -35,7 +34,7 @@ class TextPasses(Passes):
     def __init__(self, application: Application, say: Callable[[Sequence[str]], list[str]]) -> None:
         super().__init__(application)
         self.say = say
-        self.written = text_encoder(self.texts.tokenizer, encoder_decoder=self.has_encoder)
+        self.written = self.family.text_encoder(self.texts.tokenizer)
         # For each text in scope the tokens of its answer, and in the pass the column that predicts the first of them.
         self.answers: dict[int, list[int]] = {}
         self.first_column: dict[int, int] = {}
@@ -47,7 +46,7 @@ class TextPasses(Passes):
         prompts = [self.prompts[row] for row in rows]
         said = self.say([context + prompt for context, prompt in zip(contexts, prompts, strict=True)])
         self.answers = {row: self._ids(*pair) for row, *pair in zip(rows, prompts, said, strict=True)}
-        if self.has_encoder:
+        if self.family.has_encoder:
             self.first_column = dict.fromkeys(rows, len(self.written.answer_prefix))
         else:
             columns = torch.arange(ids.shape[1], device=ids.device)

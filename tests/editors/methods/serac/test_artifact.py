@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_it_loads_without_the_encoder_it_was_trained_with(trained: SERAC, tmp_pa
         edit = loaded.edit(model, tokenizer, [REQUEST])
         wanted = remembered(trained.network, [REQUEST], [0], 1, tokenizer)
         tokens = DecoderOnlyTexts(tokenizer).batch([(row(0)["rephrase"], row(0)["alt"])], [0])
-        lm = FrozenLM(model, tokenizer, trained.lm.sites)
+        lm = FrozenLM(replace(trained.base_model, sites=trained.lm.sites), model, tokenizer)
         torch.testing.assert_close(lm.logits(tokens, edit), lm.logits(tokens, wanted))
 
 

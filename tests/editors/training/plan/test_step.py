@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from editors.base_models.families.decoder_only import DecoderOnly
+from editors.base_models.families.encoder_decoder import EncoderDecoder
+from editors.base_models.families.family import Family
 from editors.base_models.loading import load_config
 from editors.common.errors import EditorError
 from editors.making.registry import registered_methods
@@ -83,9 +86,9 @@ def test_a_text_needs_room_for_prompt_and_answer() -> None:
         BatchSize(1, tokens=5, answer_tokens=5)
 
 
-@pytest.mark.parametrize("encoder_decoder", [False, True])
-def test_a_batch_has_the_size_that_is_asked_for(encoder_decoder: bool) -> None:
-    batch = BATCH.batch(encoder_decoder=encoder_decoder)
+@pytest.mark.parametrize("family", [DecoderOnly, EncoderDecoder])
+def test_a_batch_has_the_size_that_is_asked_for(family: type[Family]) -> None:
+    batch = BATCH.batch(family)
     assert (batch.edit.num_texts, batch.rephrase.num_texts, batch.locality.num_texts) == (4, 4, 8)
     assert len(batch.locality.targets) == 8 * 3
     assert batch.locality.episode.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

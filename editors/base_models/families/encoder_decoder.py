@@ -1,4 +1,4 @@
-"""What is different about encoder-decoder models: the prompt goes to the encoder, the answer to the decoder.
+"""Encoder-decoder models: the prompt goes to the encoder, the answer to the decoder.
 
 Shape legend: B texts, T prompt tokens, A answer tokens (padded).
 """
@@ -6,35 +6,35 @@ Shape legend: B texts, T prompt tokens, A answer tokens (padded).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, DynamicCache, PreTrainedModel
 
+from editors.base_models.blocks import attention_names
+from editors.base_models.families.family import Family
 from editors.common.errors import BaseModelError
-from editors.texts.batches import IGNORED, PaddingSide, TokenBatch
+from editors.texts.batches import IGNORED, TokenBatch
+from editors.texts.encoders import EncoderDecoderTexts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-def is_encoder_decoder(model: PreTrainedModel) -> bool:
-    """Whether `model` has an encoder that reads prompts and a decoder that writes answers (T5, BART)."""
-    return bool(model.config.is_encoder_decoder)
-
-
-class EncoderDecoderInputs:
-    """How an encoder-decoder model is called; methods and attributes are those of `DecoderOnlyInputs`.
+class EncoderDecoder(Family):
+    """An encoder-decoder model (T5, BART); see `Family`.
 
     Prompts are padded on the right, because an encoder may count positions from the left edge (BART's does).
 
-    Args:
-        model: an encoder-decoder model.
-
     Raises:
-        BaseModelError: it cannot make its decoder's inputs from labels.
+        BaseModelError: the model cannot make its decoder's inputs from labels.
     """
 
-    has_encoder: ClassVar[bool] = True
-    prompt_side: ClassVar[PaddingSide] = "right"
+    has_encoder = True
+    prompt_side = "right"
+    auto_class = AutoModelForSeq2SeqLM
+    adapter_task = "SEQ_2_SEQ_LM"
 
     def __init__(self, model: PreTrainedModel) -> None:
         if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
@@ -42,8 +42,33 @@ class EncoderDecoderInputs:
                 f"{type(model).__name__} has no prepare_decoder_input_ids_from_labels, so what its decoder reads is "
                 "unknown; of the encoder-decoder models, those like T5 and BART can be edited"
             )
-        self._model = model
+        super().__init__(model)
         self._encoder = model.get_encoder()
+
+    @staticmethod
+    def text_encoder(
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        end_answers: bool = False,  # noqa: ARG004 - they always end
+    ) -> EncoderDecoderTexts:
+        """Prompt and answer apart."""
+        return EncoderDecoderTexts(tokenizer)
+
+    @staticmethod
+    def stacks(model: PreTrainedModel) -> dict[str, nn.ModuleList]:
+        """Encoder and decoder."""
+        found = {}
+        for part in (model.get_encoder(), model.get_decoder()):
+            lists = [m for m in part.modules() if isinstance(m, nn.ModuleList) and len(m) and attention_names(m[0])]
+            if not lists:
+                raise BaseModelError(f"{type(part).__name__} has no list of transformer blocks")
+            found.update({name: blocks for name, blocks in model.named_modules() if blocks is lists[0]})
+        return found
+
+    @staticmethod
+    def longest_prompt(limit: int, answer: int) -> int:  # noqa: ARG004
+        """The decoder has room of its own."""
+        return limit
 
     def arguments(self, tokens: TokenBatch, _: DynamicCache | None = None) -> dict[str, Any]:
         """Arguments of a forward pass; its logits at `[b, i]` predict `tokens.labels[b, i]`. Keys are not kept."""
@@ -69,10 +94,6 @@ class EncoderDecoderInputs:
         """The decoder begins with its start token, and with special tokens that come before any answer."""
         start = decoder_start(self._model, len(ids), answer_prefix)
         return start, {"decoder_input_ids": start}
-
-    def longest_prompt(self, limit: int, _: int) -> int:
-        """The decoder has room of its own."""
-        return limit
 
 
 def decoder_ids(model: Any, labels: Tensor) -> Tensor:

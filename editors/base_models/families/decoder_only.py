@@ -1,35 +1,52 @@
-"""How a model of either family is called with texts and answers."""
+"""Decoder-only models: prompt and answer are one text."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from editors.base_models.encoder_decoder import EncoderDecoderInputs, is_encoder_decoder
-from editors.texts.batches import PaddingSide, TokenBatch, token_positions
+from editors.base_models.blocks import find_blocks
+from editors.base_models.families.family import Family
+from editors.texts.batches import TokenBatch, token_positions
+from editors.texts.encoders import DecoderOnlyTexts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The blocks that look back at keys and values alone. Others hold states of their own, or compress what they have read.
 _ATTENTION = {"full_attention", "sliding_attention"}
 
 
-class DecoderOnlyInputs:
-    """How a decoder-only model is called; see `EncoderDecoderInputs` for the other family.
+class DecoderOnly(Family):
+    """A decoder-only model (GPT-2, Llama); see `Family`."""
 
-    Attributes:
-        has_encoder: whether prompts and answers are read apart.
-        prompt_side: where prompts alone are padded, so that the model can go on writing behind all of them.
-    """
-
-    has_encoder: ClassVar[bool] = False
-    prompt_side: ClassVar[PaddingSide] = "left"
+    has_encoder = False
+    prompt_side = "left"
+    auto_class = AutoModelForCausalLM
+    adapter_task = "CAUSAL_LM"
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        super().__init__(model)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    @staticmethod
+    def text_encoder(tokenizer: PreTrainedTokenizerBase, *, end_answers: bool = False) -> DecoderOnlyTexts:
+        """Prompt and answer as one text."""
+        return DecoderOnlyTexts(tokenizer, end_answers=end_answers)
+
+    @staticmethod
+    def stacks(model: PreTrainedModel) -> dict[str, nn.ModuleList]:
+        """The only one."""
+        return dict([find_blocks(model)])
+
+    @staticmethod
+    def longest_prompt(limit: int, answer: int) -> int:
+        """The answer needs room too."""
+        return limit - answer
 
     def arguments(self, tokens: TokenBatch, cache: DynamicCache | None = None) -> dict[str, Any]:
         """Arguments of a forward pass over prompts and answers, which leaves keys and values in `cache`."""
@@ -37,11 +54,11 @@ class DecoderOnlyInputs:
         return self._arguments(tokens.input_ids, tokens.attention_mask, cache)
 
     def read(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> None:
-        """Run all blocks, but not the head. `mask` also covers the tokens that are in `cache`, on the left."""
+        """Run all blocks, but not the head."""
         self._model.base_model(**self._arguments(ids, mask, cache))
 
     def can_continue_from_kv_cache(self) -> bool:
-        """Whether keys and values of a text's tokens are all that the model needs to read on behind them."""
+        """Whether all its blocks attend, and hold no state of another kind."""
         kinds = getattr(self._model.config.get_text_config(decoder=True), "layer_types", None) or ()
         stateful = getattr(self._model, "_is_stateful", False)  # how transformers marks recurrent models
         return not stateful and set(kinds) <= _ATTENTION
@@ -52,18 +69,8 @@ class DecoderOnlyInputs:
         answer_prefix: Sequence[int],  # noqa: ARG002
         cache: DynamicCache | None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """What `generate` begins its output with, and the arguments it gets for that besides the prompts.
-
-        Args:
-            ids: `[B, T]` the prompts.
-            answer_prefix: special tokens that come before any answer; there are none.
-            cache: keys and values of all tokens but the last.
-        """
+        """The output begins with the prompts; no special token comes before an answer."""
         return ids, {} if cache is None else {"cache": cache}
-
-    def longest_prompt(self, limit: int, answer: int) -> int:
-        """How long a prompt may be, so that the model can write so many tokens; it reads `limit`."""
-        return limit - answer
 
     def _arguments(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> dict[str, Any]:
         arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None}
@@ -72,12 +79,3 @@ class DecoderOnlyInputs:
         if self._takes_positions:
             arguments["position_ids"] = token_positions(mask)[:, -ids.shape[1] :]
         return arguments
-
-
-def model_inputs(model: PreTrainedModel) -> DecoderOnlyInputs | EncoderDecoderInputs:
-    """How `model` is called with a `TokenBatch`.
-
-    Raises:
-        BaseModelError: it is an encoder-decoder model that cannot make its decoder's inputs from labels.
-    """
-    return EncoderDecoderInputs(model) if is_encoder_decoder(model) else DecoderOnlyInputs(model)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from editors.base_models.encoder_decoder import EncoderDecoderInputs
+from editors.base_models.families.encoder_decoder import EncoderDecoder
 from editors.base_models.loading import weights_hash
 from editors.base_models.sites import find_stacks, resolve_sites
 from editors.common.errors import BaseModelError, SiteError
@@ -318,4 +318,4 @@ def test_an_answer_that_ends_early_is_cut_there(architecture: str) -> None:
 
 def test_a_model_that_cannot_shift_labels_is_refused() -> None:
     with pytest.raises(BaseModelError, match=r"LlamaForCausalLM has no prepare_decoder_input_ids_from_labels"):
-        EncoderDecoderInputs(tiny_model("llama"))
+        EncoderDecoder(tiny_model("llama"))
