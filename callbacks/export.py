@@ -10,14 +10,11 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks.results import stage_metrics
-from editors.artifacts.easyedit.mend import require_easyedit, require_mend, save_easyedit
-from editors.artifacts.easyedit.serac import require_serac
+from editors.artifacts.easyedit.exchange import require_easyedit, save_easyedit
 from editors.artifacts.editor import ArtifactConfig, LoadedEditor, save_artifact
 from editors.common.collectives import has_sharded_parameters
 from editors.common.errors import UsageError
 from editors.common.sharding import whole_state
-from editors.methods.mend.module import MEND
-from editors.methods.serac.module import SERAC
 from editors.training.module import Editor
 from editors.training.run.provenance import run_facts
 
@@ -87,12 +84,8 @@ def require_form(editor: Editor, form: EditorForm, model_name: str | None) -> No
             f"it with `python -m editors convert EDIT.safetensors --to {form} --output FOLDER`"
         )
     if form == "easyedit":
-        model_name = model_name or editor.base_model.name
-        require_easyedit(editor.registered_name, model_name, editor.base_model.quantization)
-        if isinstance(editor, MEND):
-            require_mend(editor.mend, editor.base_model)
-        if isinstance(editor, SERAC):
-            require_serac(editor.serac, model_name)
+        base = editor.base_model
+        require_easyedit(editor.registered_name, editor.method_config, base, model_name or base.name)
     elif model_name is not None:
         raise UsageError("--model_name is for --format easyedit: an artifact names the base model as in training")
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from editors import BaseModelConfig, EditRequest, ask, load_base_model, load_editor, load_tokenizer
-from editors.artifacts.easyedit.mend import import_easyedit
+from editors.artifacts.easyedit.exchange import import_easyedit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from editors.artifacts.easyedit.mend import save_easyedit
+from editors.artifacts.easyedit.exchange import save_easyedit
 from editors.artifacts.editor import load_editor
 from tests.editors.conftest import REQUESTS, artifact, editor
 from tests.tiny_world import TinyWorld, row

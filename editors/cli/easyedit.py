@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from editors.artifacts.easyedit.mend import import_easyedit, read_settings, save_easyedit
+from editors.artifacts.easyedit.exchange import import_easyedit, read_settings, save_easyedit
 from editors.artifacts.editor import LoadedEditor, load_editor
 from editors.artifacts.merged import save_merged
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer

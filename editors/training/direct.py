@@ -46,14 +46,14 @@ class DirectEditor(Editor):
             raise UsageError(f"model.method {method!r} has to be trained: use class_path {entry.module}")
         self.registered_name = method
         self._network_class, config = entry.load_network()
-        self.config = _configured(config, method, settings or {})
+        self.method_config = _configured(config, method, settings or {})
         self.save_hyperparameters(
             {"base_model": self.plain_base_model(), "method": method, "settings": dict(settings or {})}
         )
 
     def build_network(self) -> EditMethod:
         """The method, for the frozen model's edit sites."""
-        network: EditMethod = self._network_class.build(self.lm.site_widths(), self.config)
+        network: EditMethod = self._network_class.build(self.lm.site_widths(), self.method_config)
         return network
 
     def configure_callbacks(self) -> list[Callback]:

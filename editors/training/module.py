@@ -41,6 +41,8 @@ class Editor(LightningModule):
     """Whether it makes edits only once it was trained, so that `test` needs a checkpoint."""
     lm: FrozenLM
     network: EditMethod
+    method_config: Any
+    """The method's configuration."""
 
     def __init__(self, base_model: BaseModelConfig | Mapping[str, Any], *, generate_in_validation: bool) -> None:
         super().__init__()

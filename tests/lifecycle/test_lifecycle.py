@@ -10,7 +10,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from editors.artifacts.easyedit.archive import read_archive
-from editors.artifacts.easyedit.mend import save_easyedit
+from editors.artifacts.easyedit.exchange import save_easyedit
 from editors.artifacts.editor import LoadedEditor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer, weights_hash
 from editors.cli.line import main

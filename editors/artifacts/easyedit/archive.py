@@ -26,6 +26,9 @@ _REFUSED = {
 _NEEDED = {"MEND": "edit_lrs", "SERAC": "scale"}
 
 
+ARCHIVE = "archive.pt"
+
+
 def read_archive(path: str | Path) -> tuple[str, dict[str, Tensor]]:
     """The method of an EasyEdit archive ("MEND" or "SERAC") and its tensors.
 

@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from editors.artifacts.easyedit.serac_hparams import SERAC_FAMILIES, SERACSettings
+from editors.artifacts.easyedit.archive import ARCHIVE
+from editors.artifacts.easyedit.serac_hparams import SERAC_FAMILIES, SERACSettings, serac_hparams_text
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
 from editors.base_models.sites import as_stored, flat_name, is_linear, site_widths
 from editors.common.errors import ArtifactError
@@ -35,7 +36,7 @@ ENCODER, COUNTERFACTUAL = "scope_bert", "counterfactual"
 _CLASSIFIER, _REPLACEMENT, _SCALE = "classifier.", "replacement.", "scale"
 
 
-def require_serac(config: SERACConfig, model_name: str) -> None:
+def require_serac(config: SERACConfig, _: BaseModelConfig, model_name: str) -> None:
     """Check that EasyEdit can route as this editor does.
 
     Args:
@@ -62,16 +63,20 @@ def require_serac(config: SERACConfig, model_name: str) -> None:
         )
 
 
-def write_serac(folder: Path, editor: LoadedEditor, base: BaseModelConfig) -> dict[str, Tensor]:
+def write_serac(
+    folder: Path, place: Path, editor: LoadedEditor, base: BaseModelConfig, model_name: str
+) -> tuple[dict[str, Tensor], str]:
     """Write scope encoder and counterfactual model as folders that EasyEdit builds both from.
 
     Args:
         folder: where to.
+        place: where `folder` will lie when it is complete.
         editor: a trained SERAC editor.
         base: where its base model is now.
+        model_name: folder or Hub id of the base model for EasyEdit.
 
     Returns:
-        The tensors of the archive, in float32.
+        The tensors of the archive, in float32, and the YAML text for it.
 
     Raises:
         ArtifactError: the scope classifier lets everything through, or nothing; or has no separator token. Or the
@@ -100,7 +105,12 @@ def write_serac(folder: Path, editor: LoadedEditor, base: BaseModelConfig) -> di
     # `state_dict` names tied weights twice, as EasyEdit wants them.
     parts = {_CLASSIFIER: encoder.model, _REPLACEMENT: model}
     tensors = {f"{prefix}{name}": t for prefix, part in parts.items() for name, t in part.state_dict().items()}
-    return {name: t.detach().float().cpu() for name, t in tensors.items()} | {_SCALE: scale}
+    config = network.config
+    settings = SERACSettings(
+        model_name, str(place / COUNTERFACTUAL), str(place / ENCODER), config.distance, config.routing
+    )
+    text = serac_hparams_text(settings, str(place / ARCHIVE), editor.config.architecture)
+    return {name: t.detach().float().cpu() for name, t in tensors.items()} | {_SCALE: scale}, text
 
 
 def exported_scale(network: SERACNetwork) -> Tensor:
@@ -142,8 +152,8 @@ def _merged(editor: LoadedEditor, network: SERACNetwork, base: BaseModelConfig) 
 
 def serac_network(
     tensors: Mapping[str, Tensor], settings: SERACSettings, model: PreTrainedModel, base: BaseModelConfig
-) -> SERACNetwork:
-    """The network that an archive holds.
+) -> tuple[SERACNetwork, BaseModelConfig]:
+    """The network that an archive holds, and its base model with the layers that it edits.
 
     The counterfactual model stays a second model, but where it is the base model with other linear layers: then what it
     adds to them is kept as an adapter.
@@ -172,13 +182,14 @@ def serac_network(
         widths = {site: (down.shape[1], up.shape[1]) for site, (down, up) in factors.items()}
         network = SERACNetwork(widths, replace(common, rank=rank))
         _put_factors(network.adapter, factors)
+        base = replace(base, sites=network.adapter.sites)
     else:
         config = replace(common, counterfactual="model", model=settings.small_name)
         network = SERACNetwork(site_widths(model, base.sites, base.num_blocks), config)
         assert isinstance(network.counterfactual, SecondModel)
         _put_tensors(network.counterfactual.model, replacement, "counterfactual model", settings.small_name)
     _put_tensors(network.scope.encoder.model, classifier, "scope encoder", settings.encoder)
-    return network
+    return network, base
 
 
 def _put_tensors(model: nn.Module, tensors: dict[str, Tensor], part: str, source: str) -> None:

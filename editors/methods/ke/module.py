@@ -46,6 +46,7 @@ class KE(LearnedEditor):
 
     registered_name = "ke"
     network: KENetwork
+    method_config: KEConfig
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class KE(LearnedEditor):
             **{f"{name}_margin": margin and asdict(margin) for name, margin in margins.items()},
         }
         super().__init__(base_model, training, own)
-        self.ke = config
+        self.method_config = config
         self.gate_learning_rate, self.multiplier_learning_rate = gate_learning_rate, multiplier_learning_rate
         given = {name: margin for name, margin in margins.items() if margin is not None}
         active = given if objective == "constrained" else {}
@@ -90,7 +91,7 @@ class KE(LearnedEditor):
         embedding = cast(nn.Embedding, model.get_input_embeddings())
         tokenizer: Any = self.lm.tokenizer
         shape = KEShape(
-            **asdict(self.ke),
+            **asdict(self.method_config),
             vocabulary=embedding.num_embeddings,
             embedding_width=embedding.embedding_dim,
             separators=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in SEPARATORS],

@@ -26,6 +26,7 @@ class MEND(LearnedEditor):
 
     registered_name = "mend"
     network: MENDNetwork
+    method_config: MENDConfig
 
     def __init__(
         self,
@@ -37,12 +38,12 @@ class MEND(LearnedEditor):
         config = MENDConfig(**mend) if isinstance(mend, dict) else mend
         own = {"mend": asdict(config), "edit_rate_learning_rate": edit_rate_learning_rate}
         super().__init__(base_model, training, own)
-        self.mend, self.edit_rate_learning_rate = config, edit_rate_learning_rate
+        self.method_config, self.edit_rate_learning_rate = config, edit_rate_learning_rate
         self.objective = EditAndLocality(self.settings.c_edit, self.settings.c_loc)
 
     def build_network(self) -> MENDNetwork:
         """The hypernetwork for the frozen model's edit sites."""
-        return MENDNetwork(self.lm.site_widths(), self.mend)
+        return MENDNetwork(self.lm.site_widths(), self.method_config)
 
     def compiled_parts(self) -> list[nn.Module]:
         """The stacks of low-rank blocks; the normalisers before them talk to the other processes."""

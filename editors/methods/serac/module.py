@@ -43,6 +43,7 @@ class SERAC(LearnedEditor):
 
     registered_name = "serac"
     network: SERACNetwork
+    method_config: SERACConfig
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class SERAC(LearnedEditor):
             "scope_learning_rate": scope_learning_rate,
         }
         super().__init__(base_model, training, own)
-        self.serac = config
+        self.method_config = config
         self.scope_learning_rate = scope_learning_rate
         self.mined_negatives = mined_negatives
         weights = self.settings.c_edit, self.settings.c_loc
@@ -78,12 +79,13 @@ class SERAC(LearnedEditor):
 
     def build_network(self) -> SERACNetwork:
         """Scope classifier and counterfactual model for the frozen base model."""
-        if self.lm.is_sharded and (self.serac.counterfactual != "adapter" or self.mined_negatives):
+        if self.lm.is_sharded and (self.method_config.counterfactual != "adapter" or self.mined_negatives):
             raise EditorError(
                 f"with a sharded base model SERAC trains with serac.counterfactual adapter and mined_negatives 0 only, "
-                f"got {self.serac.counterfactual} and {self.mined_negatives}: use a strategy that keeps models whole"
+                f"got {self.method_config.counterfactual} and {self.mined_negatives}: use a strategy that keeps models "
+                "whole"
             )
-        return SERACNetwork(self.lm.site_widths(), self.serac, base=self.base_model)
+        return SERACNetwork(self.lm.site_widths(), self.method_config, base=self.base_model)
 
     def compiled_parts(self) -> list[nn.Module]:
         """The blocks of the scope classifier's encoders, and of a counterfactual model of its own."""

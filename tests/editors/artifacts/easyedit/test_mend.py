@@ -1,4 +1,4 @@
-"""Tests of `editors.artifacts.easyedit.mend`, `easyedit_names` and `easyedit_hparams`."""
+"""Tests of `editors.artifacts.easyedit.exchange`, and of MEND in it: `names` and `hparams`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transformers import LlamaConfig
 
 from callbacks.export import export_artifact
 from editors.artifacts.easyedit.archive import read_archive
+from editors.artifacts.easyedit.exchange import import_easyedit, read_settings, save_easyedit
 from editors.artifacts.easyedit.hparams import EasyEditSettings, hparams_text
-from editors.artifacts.easyedit.mend import import_easyedit, read_settings, save_easyedit
 from editors.artifacts.easyedit.names import from_easyedit, to_easyedit
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer

@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from callbacks.export import export_artifact
-from editors.artifacts.easyedit.mend import import_easyedit, save_easyedit
+from editors.artifacts.easyedit.exchange import import_easyedit, save_easyedit
 from editors.artifacts.easyedit.serac import exported_scale, require_serac
 from editors.artifacts.editor import LoadedEditor, load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
@@ -248,7 +248,7 @@ def test_settings_have_every_field_and_name_the_folders(exported: Path) -> None:
 )
 def test_what_easyedit_cannot_route_is_refused_with_the_reason(config: dict[str, Any], name: str, reason: str) -> None:
     with pytest.raises(ArtifactError, match=reason):
-        require_serac(SERACConfig(**{"pooling": "first", **config}), name)
+        require_serac(SERACConfig(**{"pooling": "first", **config}), BaseModelConfig(name), name)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])

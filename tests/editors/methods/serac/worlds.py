@@ -46,7 +46,7 @@ def new_editor(world: TinyWorld, serac: dict[str, Any] | None = None, **argument
             **arguments,
         )
         editor.configure_model()
-        if editor.serac.counterfactual == "adapter":
+        if editor.method_config.counterfactual == "adapter":
             for up in editor.network.adapter.up.parameters():
                 torch.nn.init.normal_(up, std=0.1)
     return editor

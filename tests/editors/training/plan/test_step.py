@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -79,6 +80,14 @@ def test_zero3_gathers_the_prefix_once_and_edited_blocks_for_each_pass(plan_of: 
     # What is below the lowest site is not run backward: 3 times. Embeddings are also read for the prefix.
     assert below + 3 * edited + 3 * outside / 2 <= plan.step.base_read <= below + 5 * edited + 6 * outside
     assert plan.step.parts["edited passes"] > 0
+
+
+def test_answers_that_end_are_planned_for(tiny_world: TinyWorld, plan_of: Any) -> None:
+    """The token that ends an answer is one of its tokens; the base model's own tokenizer is not asked for it."""
+    made = make("mend", tiny_world)
+    made.base_model = replace(made.base_model, end_answers=True)
+    ended = MemoryPlan.of(made, load_config(made.base_model), BATCH)
+    assert ended.step.parts == plan_of("mend", BATCH).step.parts
 
 
 def test_a_text_needs_room_for_prompt_and_answer() -> None:
