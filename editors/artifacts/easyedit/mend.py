@@ -51,7 +51,7 @@ def require_mend(config: MENDConfig, base: BaseModelConfig, _: str) -> None:
 def write_mend(
     _: Path, place: Path, editor: LoadedEditor, base: BaseModelConfig, model_name: str
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors of an editor's archive, and the YAML text for it; SERAC has models beside them, in a folder..
+    """The tensors of an editor's archive, and the YAML text for it; SERAC has models beside them, in a folder.
 
     The sites are in the order of the base model's layers.
 
