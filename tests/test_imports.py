@@ -20,6 +20,7 @@ METHODS = ("editors.methods.ke", "editors.methods.mend", "editors.methods.serac"
     ("statement", "unwanted"),
     [
         ("import editors", (*TRAINING, *MODELS)),
+        ("from editors.making.registry import Method", MODELS),
         ("import callbacks", (*TRAINING, *MODELS, *METHODS)),
         *(
             pytest.param(statement, unwanted, marks=pytest.mark.slow)

@@ -1,4 +1,4 @@
-"""Finding edit sites by structure: blocks, their attention, and the linear layers of their feed-forward part."""
+"""Finding edit sites by structure: the linear layers of the blocks' feed-forward part."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
-from editors.base_models.families.encoder_decoder import answer_prefix
 from editors.base_models.families.lookup import as_family, family_of
 from editors.edits.protocol import Edit
 from editors.lm.batching.bucketing import cheapest_buckets
@@ -175,7 +174,7 @@ def _prompts(batch: TokenBatch, continuation: Continuation | None, extra_tokens:
     counts = torch.bincount(batch.rows, minlength=batch.num_texts).tolist()
     lengths = batch.prompt_lengths()
     ids = Compact(batch).input_ids
-    prefix = answer_prefix(batch)
+    prefix = batch.answer_prefix()
     starts = _starts(batch, continuation)
     prompts = []
     for row, (length, count, episode) in enumerate(zip(lengths.tolist(), counts, batch.episode.tolist(), strict=True)):

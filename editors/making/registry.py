@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from editors.base_models.families.family import Family
 from editors.common.errors import EditorError
 from editors.texts.requests import EditRequest
+
+if TYPE_CHECKING:
+    from editors.base_models.families.family import Family
 
 # The folder of this project's methods. By name, as those of other packages are: what methods share knows none of them.
 _FOLDER = "editors.methods"
@@ -98,7 +100,7 @@ class Method:
                     "no subject: give EditRequest(subject=…), --subject, or the field subject of the file"
                 )
 
-    def require_family(self, family: Family | type[Family]) -> None:
+    def require_family(self, family: type[Family]) -> None:
         """Check that the method edits this family of base models.
 
         Raises:

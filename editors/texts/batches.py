@@ -211,6 +211,13 @@ class TokenBatch:
         rows = zip(self.input_ids, self.attention_mask, self.prompt_lengths().tolist(), strict=True)
         return [ids[mask.bool()][:end].tolist() for ids, mask, end in rows]
 
+    def answer_prefix(self) -> list[int]:
+        """The special tokens that come before every answer of the batch; none for a decoder-only model."""
+        if self.labels is None or not self.num_texts:
+            return []
+        row = self.rows[0]
+        return self.labels[row, : self.positions[0] - row * self.labels.shape[1]].tolist()
+
     def answer_ids(self) -> list[list[int]]:
         """The token ids of each text's answer."""
         return [self.targets[self.rows == row].tolist() for row in range(self.num_texts)]

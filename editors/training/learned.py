@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 class LearnedEditor(Editor):
     """A hypernetwork that is trained to make edits.
 
-    A subclass gives `registered_name`, `build_network`, and the `objective`.
+    A subclass gives `registered_name`, `method_config`, `build_network`, and the `objective`.
 
     Args:
         base_model: which model to edit, and where.

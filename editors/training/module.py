@@ -29,7 +29,7 @@ FROZEN_PREFIX = "lm."
 class Editor(LightningModule):
     """An editing method, and the frozen base model that it edits, under Lightning's Trainer.
 
-    A subclass gives `build_network`: the method.
+    A subclass gives `build_network`: the method; and `method_config`, its configuration.
 
     Args:
         base_model: which model to edit, and where.
@@ -41,8 +41,8 @@ class Editor(LightningModule):
     """Whether it makes edits only once it was trained, so that `test` needs a checkpoint."""
     lm: FrozenLM
     network: EditMethod
-    method_config: Any
-    """The method's configuration."""
+    method_config: Any = None
+    """The method's configuration; exports for other tools are checked by it."""
 
     def __init__(self, base_model: BaseModelConfig | Mapping[str, Any], *, generate_in_validation: bool) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Editor(LightningModule):
         """
         registered = registered_methods().get(self.registered_name)
         if registered is not None:
-            registered.require_family(lm.family)
+            registered.require_family(type(lm.family))
         self.lm = lm
         self.network = self.build_network()
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from editors.artifacts.easyedit.inert_pickle import PickledTensor, TorchArchive
 from editors.common.errors import ArtifactError
 
+# The name of the archive in an exported folder.
+ARCHIVE = "archive.pt"
 # How the names of some tensor of each method start. Archives of MEND's first code call it "gtn".
 _MARKS = {
     "classifier.": "SERAC",
@@ -24,9 +26,6 @@ _REFUSED = {
     "MALMEN": "an archive of MALMEN; only those of MEND and SERAC can be read",
 }
 _NEEDED = {"MEND": "edit_lrs", "SERAC": "scale"}
-
-
-ARCHIVE = "archive.pt"
 
 
 def read_archive(path: str | Path) -> tuple[str, dict[str, Tensor]]:

@@ -48,7 +48,9 @@ class _Form:
 
     Args:
         require: checks the method's configuration, with the base model in training and the model's name for EasyEdit.
-        write: see `write_mend`.
+        write: writes what lies beside the archive into a folder; gets that folder, the place where it will lie, the
+            editor, where its base model is now, and the model's name for EasyEdit. Returns the archive's tensors and
+            the YAML text.
     """
 
     require: Callable[[Any, BaseModelConfig, str], None]

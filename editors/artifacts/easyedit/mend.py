@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from editors.artifacts.editor import LoadedEditor
 
 
-def require_mend(config: MENDConfig, base: BaseModelConfig, _: str) -> None:
+def require_mend(config: MENDConfig, base: BaseModelConfig, model_name: str) -> None:  # noqa: ARG001
     """Check that EasyEdit makes the edits that this editor was trained to make.
 
     Args:
         config: shape of its network.
         base: the base model in training.
+        model_name: folder or Hub id of the base model for EasyEdit.
 
     Raises:
         ArtifactError: EasyEdit has the gradient of the mean loss of the target's own tokens only, and each row of an
@@ -49,13 +50,18 @@ def require_mend(config: MENDConfig, base: BaseModelConfig, _: str) -> None:
 
 
 def write_mend(
-    _: Path, place: Path, editor: LoadedEditor, base: BaseModelConfig, model_name: str
+    folder: Path,  # noqa: ARG001
+    place: Path,
+    editor: LoadedEditor,
+    base: BaseModelConfig,
+    model_name: str,
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors of an editor's archive, and the YAML text for it; SERAC has models beside them, in a folder.
+    """The tensors of an editor's archive, and the YAML text for it. Nothing lies beside it.
 
     The sites are in the order of the base model's layers.
 
     Args:
+        folder: where other files would go.
         place: the folder where all will lie.
         editor: a trained MEND editor.
         base: where its base model is now; no weight of it is read.

@@ -36,11 +36,12 @@ ENCODER, COUNTERFACTUAL = "scope_bert", "counterfactual"
 _CLASSIFIER, _REPLACEMENT, _SCALE = "classifier.", "replacement.", "scale"
 
 
-def require_serac(config: SERACConfig, _: BaseModelConfig, model_name: str) -> None:
+def require_serac(config: SERACConfig, base: BaseModelConfig, model_name: str) -> None:  # noqa: ARG001
     """Check that EasyEdit can route as this editor does.
 
     Args:
         config: shape of its network.
+        base: the base model in training.
         model_name: folder or Hub id of the base model for EasyEdit.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The two families of language models: what is different about them, and nothing elsewhere."""
+"""The two families of language models: how each is loaded, called and encoded, and where its blocks are."""

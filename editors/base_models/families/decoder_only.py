@@ -25,7 +25,7 @@ class DecoderOnly(Family):
     """A decoder-only model (GPT-2, Llama); see `Family`."""
 
     has_encoder = False
-    prompt_side = "left"
+    prompt_side = DecoderOnlyTexts.prompt_side
     auto_class = AutoModelForCausalLM
     adapter_task = "CAUSAL_LM"
 

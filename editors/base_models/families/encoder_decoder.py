@@ -32,7 +32,7 @@ class EncoderDecoder(Family):
     """
 
     has_encoder = True
-    prompt_side = "right"
+    prompt_side = EncoderDecoderTexts.prompt_side
     auto_class = AutoModelForSeq2SeqLM
     adapter_task = "SEQ_2_SEQ_LM"
 
@@ -70,7 +70,11 @@ class EncoderDecoder(Family):
         """The decoder has room of its own."""
         return limit
 
-    def arguments(self, tokens: TokenBatch, _: DynamicCache | None = None) -> dict[str, Any]:
+    def arguments(
+        self,
+        tokens: TokenBatch,
+        cache: DynamicCache | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
         """Arguments of a forward pass; its logits at `[b, i]` predict `tokens.labels[b, i]`. Keys are not kept."""
         labels = tokens.labels
         assert labels is not None, "texts for an encoder-decoder model are encoded with `EncoderDecoderTexts`"
@@ -82,7 +86,7 @@ class EncoderDecoder(Family):
             "use_cache": False,
         }
 
-    def read(self, ids: Tensor, mask: Tensor, _: DynamicCache | None = None) -> None:
+    def read(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> None:  # noqa: ARG002
         """Run the encoder, which has no keys and values to keep."""
         self._encoder(input_ids=ids, attention_mask=mask)
 
@@ -90,7 +94,12 @@ class EncoderDecoder(Family):
         """No: what is cached belongs to the decoder."""
         return False
 
-    def start(self, ids: Tensor, answer_prefix: Sequence[int], _: DynamicCache | None) -> tuple[Tensor, dict[str, Any]]:
+    def start(
+        self,
+        ids: Tensor,
+        answer_prefix: Sequence[int],
+        cache: DynamicCache | None,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Any]]:
         """The decoder begins with its start token, and with special tokens that come before any answer."""
         start = decoder_start(self._model, len(ids), answer_prefix)
         return start, {"decoder_input_ids": start}
@@ -112,11 +121,3 @@ def decoder_start(model: PreTrainedModel, count: int, prefix: Sequence[int]) -> 
     """
     labels = torch.tensor([[*prefix, 0]], device=model.device)
     return decoder_ids(model, labels).expand(count, -1)
-
-
-def answer_prefix(tokens: TokenBatch) -> list[int]:
-    """The special tokens that come before every answer of a batch; none for a decoder-only model."""
-    if tokens.labels is None or not tokens.num_texts:
-        return []
-    row = tokens.rows[0]
-    return tokens.labels[row, : tokens.positions[0] - row * tokens.labels.shape[1]].tolist()

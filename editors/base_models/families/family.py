@@ -1,4 +1,4 @@
-"""`Family`: all in which decoder-only and encoder-decoder models differ, under one interface."""
+"""`Family`: how decoder-only and encoder-decoder models differ, under one interface."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class BatchSize:
         edits: facts in each episode.
         locality: locality texts for each fact.
         tokens: T of a prompt with its answer; of an encoder-decoder model, of a prompt.
-        answer_tokens: A.
+        answer_tokens: A, with the token that ends an answer where there is one.
 
     Raises:
         EditorError: a text has no room for a prompt and its answer.

@@ -7,17 +7,16 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from editors.base_models.blocks import block_index, find_blocks
 from editors.base_models.sites import (
     feed_forward_sites,
     is_linear,
     linear_widths,
     resolve_sites,
 )
-from editors.common.errors import BaseModelError, SiteError
+from editors.common.errors import SiteError
 from tests.tiny_models import ARCHITECTURES, BLOCKS, tiny_model
 
 GATED = ("gate_proj", "up_proj", "down_proj")
@@ -58,33 +57,9 @@ def test_default_sites_are_the_feed_forward_layers_of_the_last_blocks(architectu
         assert resolve_sites(model, None, count) == expected
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_blocks_are_found_by_structure(architecture: str) -> None:
-    name, blocks = find_blocks(tiny_model(architecture))
-    assert name == EXPECTED[architecture][0]
-    assert len(blocks) == BLOCKS
-
-
 def test_more_blocks_than_there_are_take_all(llama: PreTrainedModel) -> None:
     assert feed_forward_sites(llama, 99) == feed_forward_sites(llama, BLOCKS)
     assert len(feed_forward_sites(llama, 99)) == BLOCKS * len(GATED)
-
-
-def test_a_list_as_long_as_the_block_list_is_not_taken_for_it() -> None:
-    model = tiny_model("llama")
-    decoy = nn.ModuleList(nn.Linear(2, 2) for _ in range(BLOCKS))
-    model._modules = {"adapters": decoy, **model._modules}
-    assert find_blocks(model)[0] == "model.layers"
-
-
-def test_a_model_without_blocks_is_refused() -> None:
-    class Blockless(PreTrainedModel):
-        config_class = PreTrainedConfig
-
-    config = PreTrainedConfig()
-    config.num_hidden_layers = 7
-    with pytest.raises(BaseModelError, match="Blockless has no list of 7 transformer blocks"):
-        find_blocks(Blockless(config))
 
 
 # --- patterns --------------------------------------------------------------------------------------------------------
@@ -166,7 +141,3 @@ def test_only_linear_layers_are_linear() -> None:
 
     assert all(is_linear(layer) for layer in (nn.Linear(2, 2), Conv1D(2, 2), QuantisedLinear(2, 2)))
     assert not any(is_linear(layer) for layer in (nn.Embedding(2, 2), nn.LayerNorm(2), nn.Conv1d(2, 2, 1)))
-
-
-def test_block_index_reads_the_number_after_the_list() -> None:
-    assert block_index("transformer.h.17.mlp.c_fc", "transformer.h") == 17
