@@ -2,7 +2,7 @@
 
 from datamodules.base import EditDataModule, RecordSource
 from datamodules.records import EditRecord, Probe
-from datamodules.sources import CounterFact, KnowEdit, MQuAKE, Sample, WorldFacts, ZsRE
+from datamodules.sources import CounterFact, KnowEdit, MQuAKE, QAEdit, Sample, WikiBigEdit, WorldFacts, ZsRE
 
 __all__ = [
     "CounterFact",
@@ -11,8 +11,10 @@ __all__ = [
     "KnowEdit",
     "MQuAKE",
     "Probe",
+    "QAEdit",
     "RecordSource",
     "Sample",
+    "WikiBigEdit",
     "WorldFacts",
     "ZsRE",
 ]

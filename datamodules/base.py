@@ -17,12 +17,15 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
 from datamodules.leaks import LeakPolicy, handle_leaks, handle_pool_leaks
 from datamodules.locality_pool import read_locality_pool
+from datamodules.near import NearLocality
 from datamodules.readable import readable_data
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
+from datamodules.training_forms import TrainingForms
 from editors.base_models.families.family import Family
 from editors.base_models.loading import BaseModelConfig, configured_family, load_tokenizer
 from editors.common.errors import DataError
+from editors.texts.plain_texts import read_running_texts
 from editors.training.module import Editor
 
 Split = Literal["train", "val", "test"]
@@ -54,6 +57,8 @@ class EditDataModule(LightningDataModule):
         test: sources of the test split.
         path: folder in which the sources' relative file names start.
         locality_pool: files with more locality questions for training, relative to `path`.
+        running_texts: files of plain text, relative to `path`, on which a report card measures perplexity; see
+            `editors.texts.plain_texts`.
         episodes_per_batch: independent edits computed together in a training step, on each process.
         edits_per_episode: facts that are edited at once in one training episode.
         locality_per_edit: locality texts for each training edit.
@@ -61,6 +66,11 @@ class EditDataModule(LightningDataModule):
             the editor learns to place any answer; 0 keeps every record's own.
         edit_prompt_as_rephrase: share of training edits whose outer loss is on the edit prompt itself; 0 takes a
             paraphrase wherever there is one.
+        near_locality: how often the locality texts of a training edit are near it, such as its question about another
+            subject; `None` takes the record's own and the pool's only. An editor that has not seen such texts answers
+            them with its target.
+        forms: how often training texts are written otherwise than in the data, such as in the base model's chat
+            template; `None` for never.
         eval_batch_size: edits scored together in validation and test.
         limit_val: use only this many validation records, spread evenly; `None` for all.
         max_length: longest text in tokens; a record with a longer one counts as broken.
@@ -80,11 +90,14 @@ class EditDataModule(LightningDataModule):
         test: list[RecordSource],
         path: str = ".",
         locality_pool: list[str] | None = None,
+        running_texts: list[str] | None = None,
         episodes_per_batch: int = 16,
         edits_per_episode: int = 1,
         locality_per_edit: int = 1,
         other_targets: float = 0.0,
         edit_prompt_as_rephrase: float = 0.0,
+        near_locality: NearLocality | None = None,
+        forms: TrainingForms | None = None,
         eval_batch_size: int = 32,
         limit_val: int | None = None,
         max_length: int = 512,
@@ -105,11 +118,14 @@ class EditDataModule(LightningDataModule):
         self.base_model = base_model
         self.path = Path(path)
         self.locality_pool = locality_pool or []
+        self.running_texts = running_texts or []
         self.episodes_per_batch = episodes_per_batch
         self.edits_per_episode = edits_per_episode
         self.locality_per_edit = locality_per_edit
         self.other_targets = other_targets
         self.edit_prompt_as_rephrase = edit_prompt_as_rephrase
+        self.near_locality = near_locality
+        self.forms = forms
         self.eval_batch_size = eval_batch_size
         self.limit_val = limit_val
         self.max_length = max_length
@@ -166,6 +182,14 @@ class EditDataModule(LightningDataModule):
     def _family(self) -> type[Family]:
         return configured_family(self.base_model)
 
+    def texts(self) -> dict[str, list[str]]:
+        """The running texts of each file, by its name.
+
+        Raises:
+            DataError: a file cannot be read, or holds something else.
+        """
+        return read_running_texts(self.path / file for file in self.running_texts)
+
     def data_hash(self) -> dict[str, str]:
         """For each split, and for the locality pool where there is one, a SHA-256, to be kept with every metric."""
         hashes = {split: _hash(map(_content, records)) for split, records in self.records.items()}
@@ -184,6 +208,8 @@ class EditDataModule(LightningDataModule):
             other_targets=self.other_targets,
             edit_prompt_as_rephrase=self.edit_prompt_as_rephrase,
             seed=self.seed,
+            near=self.near_locality,
+            forms=self.forms,
         )
         sampler = self._sampler(records, self.episodes_per_batch, self.edits_per_episode, shuffle=True)
         self._train_loader = EpisodeLoader(dataset, sampler, self.num_workers)

@@ -10,6 +10,7 @@ from typing import Any
 from datamodules.json_files import Row, load_json, load_rows, shown
 from datamodules.records import EditRecord, Probe, parse_rows
 from editors.common.errors import DataError
+from editors.scoring.report.cases import SAME_QUESTION
 
 _SHOWN_IDS = 10
 
@@ -93,7 +94,7 @@ def _parse_nested(row: Row) -> EditRecord:
         subject=subject,
         ground_truth=truth,
         rephrases=row.texts("paraphrase_prompts"),
-        locality=tuple(Probe(prompt, truth) for prompt in row.texts("neighborhood_prompts")),
+        locality=tuple(Probe(prompt, truth, near=SAME_QUESTION) for prompt in row.texts("neighborhood_prompts")),
         relation=rewrite.text("relation_id"),
         source=row.source,
     )
@@ -106,6 +107,6 @@ def _parse_flat(row: Row) -> EditRecord:
         subject=row.text("subject"),
         ground_truth=row.text("ground_truth"),
         rephrases=(row.text("rephrase_prompt"),),
-        locality=(Probe(row.text("locality_prompt"), row.text("locality_ground_truth")),),
+        locality=(Probe(row.text("locality_prompt"), row.text("locality_ground_truth"), near=SAME_QUESTION),),
         source=row.source,
     )

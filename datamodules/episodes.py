@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
 from torch.utils.data import Dataset
 
+from datamodules.near import NearLocality, NearTexts
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeNumbers
+from datamodules.training_forms import TrainingForms
 from editors.texts.batches import TokenBatch
 from editors.texts.encoders import TextEncoder
 from editors.texts.episodes import EditBatch, RequestBatch
+from editors.texts.forms import Form, in_form
 from editors.texts.requests import EditRequest
 
 _Pairs = list[tuple[str, str]]
@@ -33,6 +37,7 @@ class EpisodeCollator:
     def __init__(self, encoder: TextEncoder, max_length: int) -> None:
         self._encoder = encoder
         self._max_length = max_length
+        self.tokenizer = encoder.tokenizer
 
     def __call__(self, pairs_by_episode: Sequence[_Pairs]) -> TokenBatch:
         """One token batch of all episodes' `(prompt, answer)` pairs."""
@@ -62,6 +67,8 @@ class TrainingEpisodes(Dataset[EditBatch]):
             to its length: long ones are the hardest to place, and the rarest.
         edit_prompt_as_rephrase: share of edits whose outer loss is on the edit prompt itself, not on a paraphrase.
         seed: seed of the choices.
+        near: how often locality texts are near the edit; `None` for the record's own and the pool's only.
+        forms: how often texts are written otherwise than in the data; `None` for never.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class TrainingEpisodes(Dataset[EditBatch]):
         other_targets: float,
         edit_prompt_as_rephrase: float,
         seed: int,
+        near: NearLocality | None = None,
+        forms: TrainingForms | None = None,
     ) -> None:
         self._records = records
         self._collate = collate
@@ -84,6 +93,8 @@ class TrainingEpisodes(Dataset[EditBatch]):
         self._targets = self._fitting(_all_answers(records, locality_pool)) if other_targets else []
         self._target_lengths = list(accumulate(len(target) for target in self._targets))
         self._seed = seed
+        self._near = None if near is None else NearTexts(records, near)
+        self._forms = forms
 
     def __getitem__(self, numbers: EpisodeNumbers) -> EditBatch:
         """The batch of the given episodes of an epoch."""
@@ -97,10 +108,15 @@ class TrainingEpisodes(Dataset[EditBatch]):
                 choose = random.Random(f"{self._seed}/{epoch}/{index}")
                 other = choose.random() < self._other_targets
                 target = self._other_target(choose) if other else record.target_new
-                requests[number].append(record.request(target))
                 own = not record.rephrases or choose.random() < self._edit_prompt_as_rephrase
-                rephrase[number].append((record.prompt if own else choose.choice(record.rephrases), target))
-                locality[number] += self._locality(record, choose)
+                paraphrase = (record.prompt if own else choose.choice(record.rephrases), target)
+                unmoved = self._locality(record, target, choose)
+                request = record.request(target)
+                if self._forms is not None:
+                    request = self._in_form(request, self._forms.of_request(self._collate.tokenizer, choose))
+                requests[number].append(request)
+                rephrase[number] += self._written([paraphrase], choose)
+                locality[number] += self._written(unmoved, choose)
         return EditBatch(
             requests=self._collate.requests(requests),
             rephrase=self._collate(rephrase),
@@ -121,10 +137,40 @@ class TrainingEpisodes(Dataset[EditBatch]):
             _LOG.warning("%d of %d answers are too long to be other targets; left out.", left_out, len(answers))
         return fitting
 
-    def _locality(self, record: EditRecord, choose: random.Random) -> _Pairs:
-        return [pair for _ in range(self._locality_per_edit) for pair in self._one_locality(record, choose)]
+    def _in_form(self, request: EditRequest, form: Form) -> EditRequest:
+        """The request in this form, if it is not too long in it."""
+        pair = (in_form(self._collate.tokenizer, request.prompt, form), request.target)
+        return replace(request, form=form) if self._fits(pair) else request
 
-    def _one_locality(self, record: EditRecord, choose: random.Random) -> _Pairs:
+    def _fits(self, pair: tuple[str, str]) -> bool:
+        """Whether a text that no check has seen can be encoded: training must not end when it is drawn."""
+        return not any(self._collate.faults([pair]))
+
+    def _written(self, pairs: _Pairs, choose: random.Random) -> _Pairs:
+        """The pairs with their prompts in some form, as they are where that is too long."""
+        if self._forms is None:
+            return pairs
+        written = [(self._forms.text(self._collate.tokenizer, prompt, choose), answer) for prompt, answer in pairs]
+        return [new if self._fits(new) else old for new, old in zip(written, pairs, strict=True)]
+
+    def _locality(self, record: EditRecord, target: str, choose: random.Random) -> _Pairs:
+        return [pair for _ in range(self._locality_per_edit) for pair in self._one_locality(record, target, choose)]
+
+    def _one_locality(self, record: EditRecord, target: str, choose: random.Random) -> _Pairs:
+        """One text near the edit, of the record, or of the pool; none where there is none."""
+        if self._near is None:
+            return self._far_locality(record, choose)
+        kind = self._near.kind(choose)
+        near = None if kind == "far" else self._near.text(kind, record, target, choose)
+        if near is not None and self._fits(near):
+            return [near]
+        asks = record.prompt.endswith("?") and choose.random() < 0.5
+        return [
+            (f"{prompt}?" if asks and not prompt.endswith("?") else prompt, answer)
+            for prompt, answer in self._far_locality(record, choose)
+        ]
+
+    def _far_locality(self, record: EditRecord, choose: random.Random) -> _Pairs:
         """One text of the record or of the pool; none where both are empty."""
         own = record.locality and (not self._pool or choose.random() < 0.5)
         source = record.locality if own else self._pool

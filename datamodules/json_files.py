@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from editors.common.errors import DataError
+from editors.common.errors import DataError, EditorError
+from editors.texts.requests import require_unicode
 
 _SHOWN_CHARS = 80
 
@@ -112,12 +113,16 @@ def as_text(value: Any, name: str) -> str:
     """Return `value` without outer blanks.
 
     Raises:
-        DataError: it is not text, or blank.
+        DataError: it is not text, or blank, or holds half a surrogate pair, which no tokenizer reads.
     """
     if not isinstance(value, str):
         raise DataError(f"{name} must be text, got {shown(value)}")
     if not value.strip():
         raise DataError(f"{name} is empty")
+    try:
+        require_unicode(value, name)
+    except EditorError as error:
+        raise DataError(str(error)) from error
     return value.strip()
 
 

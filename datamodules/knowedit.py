@@ -12,6 +12,7 @@ from typing import Any
 from datamodules.json_files import Row, load_rows, shown
 from datamodules.records import EditRecord, Probe, parse_rows
 from editors.common.errors import DataError
+from editors.scoring.report.cases import OTHER_RELATION
 
 _LOG = logging.getLogger(__name__)
 _OTHER_RELATIONS = "Relation_Specificity"
@@ -112,7 +113,8 @@ def _probes(block: Row, kind: str, left_out: Counter[str]) -> tuple[Probe, ...]:
     for item in block.parts(kind):
         answers = _answers(item.value("ground_truth"), f"{item.prefix}ground_truth")
         if answers:
-            probes.append(Probe(item.text("prompt"), answers[0], kind))
+            near = OTHER_RELATION if kind == _OTHER_RELATIONS else ""
+            probes.append(Probe(item.text("prompt"), answers[0], kind, near=near))
         else:
             left_out[_NO_ANSWER] += 1
     return tuple(probes)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from datamodules.json_files import Row, as_text, shown
 from editors.common.errors import DataError
+from editors.texts.neighbours import template_of
 from editors.texts.requests import EditRequest
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ class Probe:
         answer: its answer.
         kind: a name for probes that are scored apart ("Relation_Specificity"); empty for the data set's own.
         source: file and row of a probe that belongs to no record, for error messages; no part of what it says.
+        near: how it is near the edit, where the data set says so (`SAME_QUESTION` or `OTHER_RELATION` of
+            `editors.scoring.report.cases`); no part of what it says.
 
     Raises:
         DataError: `prompt` or `answer` is not a string, or is blank.
@@ -35,6 +38,7 @@ class Probe:
     answer: str
     kind: str = ""
     source: str = field(default="", compare=False, repr=False)
+    near: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         as_text(self.prompt, "prompt")
@@ -111,7 +115,7 @@ class EditRecord:
         return tuple(self._template_of(text) for text in self.rephrases)
 
     def _template_of(self, text: str) -> str:
-        return text.replace(self.subject, "{}") if self.subject else text
+        return template_of(text, self.subject) or text
 
 
 def parse_rows(

@@ -11,7 +11,9 @@ from datamodules.counterfact import read_counterfact, read_split
 from datamodules.facts import world_facts
 from datamodules.knowedit import read_knowedit
 from datamodules.mquake import read_mquake_qa
+from datamodules.qaedit import read_qaedit
 from datamodules.records import EditRecord
+from datamodules.wikibigedit import read_wikibigedit
 from datamodules.zsre import read_zsre
 from editors.common.errors import DataError
 
@@ -109,6 +111,41 @@ class KnowEdit:
     def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
         """The file's records."""
         return read_knowedit(folder / self.file, skip_invalid=skip_invalid)
+
+
+@dataclass
+class WikiBigEdit:
+    """A WikiBigEdit file: its locality asks the same relation of another subject.
+
+    Args:
+        file: file name, relative to the data module's `path`.
+        split_file: file with lists of row numbers, counted from 0, relative to `path`.
+        split: which of those lists to take; all rows where there is no `split_file`.
+    """
+
+    file: str
+    split_file: str | None = None
+    split: str = "train"
+
+    def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
+        """The file's records."""
+        numbers = read_split(folder / self.split_file, self.split) if self.split_file else None
+        return read_wikibigedit(folder / self.file, row_numbers=numbers, skip_invalid=skip_invalid)
+
+
+@dataclass
+class QAEdit:
+    """A QAEdit file: questions that language models get wrong.
+
+    Args:
+        file: file name, relative to the data module's `path`.
+    """
+
+    file: str
+
+    def read(self, folder: Path, *, skip_invalid: bool) -> list[EditRecord]:
+        """The file's records."""
+        return read_qaedit(folder / self.file, skip_invalid=skip_invalid)
 
 
 @dataclass

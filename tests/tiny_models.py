@@ -220,7 +220,7 @@ def tiny_lm(
 def as_requests(tokens: TokenBatch, num_episodes: int, hidden: Tensor | None = None) -> RequestBatch:
     """The edit requests that `tokens` are of, in words that are numbers."""
     pairs = zip(tokens.prompt_ids(), tokens.answer_ids(), strict=True)
-    requests = tuple(EditRequest(*(" ".join(map(str, ids)) for ids in pair)) for pair in pairs)
+    requests = tuple(EditRequest(" ".join(map(str, ids)), " ".join(map(str, answer))) for ids, answer in pairs)
     return RequestBatch(requests, tokens, num_episodes, hidden)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,12 @@ from train import EditorCLI, main
 HIDDEN, BLOCKS, VOCABULARY = 32, 4, 300
 COUNTS = {"train": 24, "val": 8, "test": 8}
 RUN_FOLDER_VARIABLE = "HYPEREDIT_RUN_FOLDER"
+# The template of many chat models, with a beginning-of-text token and a system message of its own.
+CHATML = (
+    "{{ bos_token }}{% if messages[0].role != 'system' %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 ModelSection = Callable[[Path], dict[str, Any]]
 
 _SYLLABLES = ("bel", "dor", "fen", "gal", "hum", "jor", "kes", "lum", "mar", "nor")
@@ -95,12 +102,14 @@ def write_model(
     return folder
 
 
-def write_tokenizer(folder: Path, template: str = "<s> $A", vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+def write_tokenizer(
+    folder: Path, template: str = "<s> $A", vocabulary: int = VOCABULARY, chat_template: str | None = None
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on the world's texts; `template` says which special tokens surround a text."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<pad>"]
+    special = ["<s>", "</s>", "<pad>", *(("<|im_start|>", "<|im_end|>") if chat_template else ())]
     texts = [text for number in range(60) for text in row(number).values() if isinstance(text, str)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
@@ -109,8 +118,16 @@ def write_tokenizer(folder: Path, template: str = "<s> $A", vocabulary: int = VO
         single=template, special_tokens=[(token, number) for number, token in enumerate(special)]
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = chat_template
     fast.save_pretrained(folder)
     return fast
+
+
+def chatting(world: TinyWorld, folder: Path) -> Path:
+    """The world's model with a tokenizer that has a chat template. Returns `folder`."""
+    shutil.copytree(world.model, folder)
+    write_tokenizer(folder, chat_template=CHATML)
+    return folder
 
 
 def write_encoder(folder: Path, seed: int = 0) -> Path:
@@ -173,7 +190,11 @@ class TinyWorld:
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
                 "logger": [_item("lightning.pytorch.loggers.CSVLogger", save_dir=str(root), name="", version="")],
-                "callbacks": [*_CHECKPOINTS, *(_item(f"callbacks.{name}") for name in _CALLBACKS)],
+                "callbacks": [
+                    *_CHECKPOINTS,
+                    *(_item(f"callbacks.{name}") for name in _CALLBACKS),
+                    _item("callbacks.WriteReport", count=2),
+                ],
             },
             "model": self.models[editor](self.model),
             "data": _item(

@@ -8,6 +8,7 @@ from typing import Any
 from editors.edits.manifest import EditManifest
 from editors.making.registry import registered_method, registered_methods
 from editors.scoring.names import GENERATED, TEACHER_FORCED
+from editors.texts.requests import EditRequest
 
 _USAGE = """\
 ```python
@@ -80,7 +81,7 @@ def edit_card(manifest: EditManifest, library: str, usage: str) -> str:
         usage: how to use and undo it.
     """
     base = manifest.base_model
-    rows = "\n".join(f"| {_cell(request.prompt)} | {_cell(request.target)} |" for request in manifest.requests())
+    rows = "\n".join(f"| {_question(request)} | {_cell(request.target)} |" for request in manifest.requests())
     editors = ", ".join(dict.fromkeys(f"{edit['editor']} ({edit['created']})" for edit in manifest.edits))
     parts = [
         f"---\nlibrary_name: {library}\nbase_model: {base['name']}\ntags: [knowledge-editing]\n---",
@@ -109,6 +110,11 @@ def _base_model(base: Mapping[str, Any], weights: str) -> str:
     """Name, revision (where one was named) and the start of the weights' hash."""
     revision = f", revision `{base['revision']}`" if base["revision"] else ""
     return f"`{base['name']}`{revision}, weights `{weights[:16]}`"
+
+
+def _question(request: EditRequest) -> str:
+    """The prompt in a cell, and its form if that is not bare."""
+    return _cell(request.prompt) + (" (in the chat template)" if request.form == "chat" else "")
 
 
 def _cell(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from editors.cli.options import (
     add_device_option,
     chosen_base_model,
     require_device,
+    warn_of_bare_edits,
 )
 from editors.common.files import require_file_path
 from editors.lm.ask import ask, require_room
+from editors.texts.forms import FORMS
 from editors.texts.requests import EditRequest, require_unicode
 
 
@@ -31,6 +34,8 @@ def add(commands: Any) -> None:
     for name in ("subject", "relation"):
         parser.add_argument(f"--{name}", help=f"the fact's {name}, kept with the edit: compose tells conflicts by them")
     parser.add_argument("--ask", action="append", default=[], help="another question to show; may be repeated")
+    form = "what the model reads: the bare prompt and questions, or each in its chat template (default: %(default)s)"
+    parser.add_argument("--form", choices=FORMS, default="bare", help=form)
     add_base_model_options(parser)
     add_device_option(parser)
     parser.add_argument("--save", help="write the edit to this .safetensors file")
@@ -41,7 +46,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edit."""
     if options.save:
         require_file_path(options.save)
-    request = EditRequest(options.prompt, options.target, options.subject, options.relation)
+    request = EditRequest(options.prompt, options.target, options.subject, options.relation, options.form)
     for question in options.ask:
         require_unicode(question, "--ask")
     require_device(options.device)
@@ -49,20 +54,28 @@ def run(options: argparse.Namespace, console: Console) -> int:
     source = chosen_base_model(options, editor.base_model)
     model = load_base_model(source).to(options.device)
     tokenizer = load_tokenizer(source)
+    if request.form == "bare":
+        warn_of_bare_edits(tokenizer, "--form chat", console)
     prompts = [options.prompt, *options.ask]
-    require_room(model, tokenizer, prompts)
-    before = ask(model, tokenizer, prompts)
+    require_room(model, tokenizer, prompts, request.form)
+    before = ask(model, tokenizer, prompts, form=request.form)
     edit = editor.edit(model, tokenizer, [request])
     with edit.applied(model):
-        after = ask(model, tokenizer, prompts)
-    # As `Text`: what users and models say ("[/INST]") must not be read as markup.
-    table = Table(title=Text(f"Edit: {request.prompt} → {request.target}"), show_lines=True)
-    for heading in ("question", "before", "after"):
-        table.add_column(heading)
-    for row in zip(prompts, before, after, strict=True):
-        table.add_row(*map(Text, row))
-    console.print(table)
+        after = ask(model, tokenizer, prompts, form=request.form)
+    console.print(_table(request, zip(prompts, before, after, strict=True)))
     if options.save:
         edit.save(options.save)
         console.print(Text(f"Edit written to {options.save}"))
     return 0
+
+
+def _table(request: EditRequest, rows: Iterable[tuple[str, str, str]]) -> Table:
+    """Questions with their answers before and after the edit."""
+    # As `Text`: what users and models say ("[/INST]") must not be read as markup.
+    title = Text(f"Edit in {request.form} form: {request.prompt} → {request.target}")
+    table = Table(title=title, show_lines=True)
+    for heading in ("question", "before", "after"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

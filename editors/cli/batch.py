@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,6 +24,7 @@ from editors.cli.options import (
     add_output_option,
     chosen_base_model,
     require_device,
+    warn_of_bare_edits,
     whole_number,
 )
 from editors.common.exit_codes import ExitCode
@@ -31,7 +32,10 @@ from editors.common.files import replacing, save_json
 from editors.common.hashing import file_hash
 from editors.scoring.names import before_edit, is_after_edit
 from editors.serving.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
-from editors.texts.request_files import BadRow, read_request_rows
+from editors.texts.request_files import BadRow, RequestRow, read_request_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _REPORT, _TABLE, _EDITS = "report.json", "rows.csv", "edits"
 _SCORES = (RELIABILITY, before_edit(RELIABILITY), GENERALITY, before_edit(GENERALITY), LOCALITY)
@@ -60,11 +64,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     require_journal_folder(output, resume=options.resume)
     require_device(options.device)
     editor = load_editor(options.artifact).to(options.device)
-    total = sum(1 for _ in read_request_rows(requests))
+    forms = Counter(_form(row) for row in read_request_rows(requests))
     with journal(output, _facts(options), resume=options.resume) as lines:
         summary = _Summary(lines.read())
-        if summary.rows < total:
-            for line in _new_lines(options, editor, lines, total):
+        if summary.rows < forms.total():
+            batch, tokenizer = _batch_editor(options, editor)
+            if forms["bare"] and not forms["chat"]:
+                warn_of_bare_edits(tokenizer, 'a row the field "form": "chat"', console)
+            for line in _new_lines(options, batch, lines, forms.total()):
                 summary.add(line)
         _save_table(lines.read(), output / _TABLE)
     save_json(summary.report(editor, requests), output / _REPORT)
@@ -81,13 +88,20 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _new_lines(
-    options: argparse.Namespace, editor: LoadedEditor, lines: Journal, total: int
-) -> Iterator[dict[str, Any]]:
-    """Make the edits of the rows that the journal does not have, and write their lines."""
+def _form(row: RequestRow | BadRow) -> str:
+    """The form of a row's request; "none" if there is none."""
+    return row.request.form if isinstance(row, RequestRow) else "none"
+
+
+def _batch_editor(options: argparse.Namespace, editor: LoadedEditor) -> tuple[BatchEditor, PreTrainedTokenizerBase]:
+    """What makes the edits, and the base model's tokenizer."""
     source = chosen_base_model(options, editor.base_model)
-    model = load_base_model(source).to(options.device)
-    batch = BatchEditor(editor, model, load_tokenizer(source), options.batch_size)
+    model, tokenizer = load_base_model(source).to(options.device), load_tokenizer(source)
+    return BatchEditor(editor, model, tokenizer, options.batch_size), tokenizer
+
+
+def _new_lines(options: argparse.Namespace, batch: BatchEditor, lines: Journal, total: int) -> Iterator[dict[str, Any]]:
+    """Make the edits of the rows that the journal does not have, and write their lines."""
     done = set(lines.rows)
     rows = (row for row in read_request_rows(options.requests) if row.number not in done)
     with _progress(len(done), total) as progress:
@@ -137,6 +151,7 @@ class _Summary:
     def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
         self.bad: list[dict[str, Any]] = []
         self._done = 0
+        self._chats = 0
         self._seconds = 0.0
         self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for line in lines:
@@ -153,6 +168,7 @@ class _Summary:
             self.bad.append({"row": line["row"], "error": line["error"]})
             return
         self._done += 1
+        self._chats += line.get("form") == "chat"
         self._seconds += line["seconds"]
         for name, value in line["scores"].items():
             self._sums[name][0] += value
@@ -170,6 +186,7 @@ class _Summary:
             "requests": {"file": requests.name, "sha256": file_hash(requests)},
             "rows": self.rows,
             "done": self._done,
+            **({"chat_form": self._chats} if self._chats else {}),
             "bad": self.bad,
             "metrics": self._means(),
             "seconds_per_edit": self._seconds / self._done if self._done else None,
@@ -178,7 +195,8 @@ class _Summary:
 
     def show(self, console: Console, output: Path) -> None:
         """Print the means and the first bad rows."""
-        table = Table("metric", "before, %", "after, %", title=Text(f"{self._done} edit(s), each made alone"))
+        form = f", {self._chats} of them in chat form" if self._chats else ""
+        table = Table("metric", "before, %", "after, %", title=Text(f"{self._done} edit(s), each made alone{form}"))
         means = self._means()
         for name in filter(is_after_edit, means):
             before = means.get(before_edit(name))

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
+from rich.console import Console
+from rich.text import Text
 
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
+from editors.texts.forms import has_chat_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def add_base_model_options(parser: argparse.ArgumentParser) -> None:
@@ -56,3 +63,16 @@ def whole_number(text: str) -> int:
 def add_output_option(parser: argparse.ArgumentParser) -> None:
     """Add `--output`, for a command that writes a folder."""
     parser.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
+
+
+def warn_of_bare_edits(tokenizer: PreTrainedTokenizerBase, remedy: str, console: Console) -> None:
+    """Say in a line that edits made in bare form are seldom seen in chats, if the base model is a chat model.
+
+    Args:
+        tokenizer: the base model's.
+        remedy: what to give for the chat form.
+        console: where to print the line.
+    """
+    if has_chat_template(tokenizer):
+        line = f"The base model has a chat template, in which edits made in bare form seldom hold; give {remedy}"
+        console.print(Text(line, style="yellow"), soft_wrap=True)

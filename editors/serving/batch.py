@@ -88,7 +88,11 @@ class BatchEditor:
         return [results[row.number] if isinstance(row, RequestRow) else row for row in checked]
 
     def _checked(self, row: RequestRow) -> RequestRow | BadRow:
-        faults = [fault for fault in self._lm.texts.faults(row.texts(), self._limit) if fault]
+        try:
+            texts = row.texts(self._lm.tokenizer)
+        except EditorError as error:  # in chat form, and the model has no chat template
+            return BadRow(row.number, str(error))
+        faults = [fault for fault in self._lm.texts.faults(texts, self._limit) if fault]
         return BadRow(row.number, faults[0]) if faults else row
 
     def _tried(self, rows: Sequence[RequestRow]) -> list[DoneRow | BadRow]:
@@ -128,11 +132,10 @@ class BatchEditor:
 
     def _batch(self, rows: Sequence[RequestRow]) -> EditBatch:
         """The rows as episodes."""
-        rephrases = [[(text, row.request.target) for text in row.rephrases] for row in rows]
         return EditBatch(
             self._lm.read([[row.request] for row in rows]),
-            self._tokens(rephrases),
-            self._tokens([list(row.locality) for row in rows]),
+            self._tokens([row.rephrased(self._lm.tokenizer) for row in rows]),
+            self._tokens([row.asked(self._lm.tokenizer) for row in rows]),
         )
 
     def _tokens(self, pairs: Sequence[Sequence[tuple[str, str]]]) -> TokenBatch:

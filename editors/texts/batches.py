@@ -69,6 +69,8 @@ def encode_answers(
 ) -> list[EncodedText]:
     """Encode each `(prompt, answer)` jointly as "prompt answer" and mark the answer's tokens by character offsets.
 
+    Behind a prompt that ends in white space, as a chat template does, the answer stands without a space.
+
     Encoding the answer alone gives other ids for most tokenizers (a leading space, a merge across the boundary), and a
     beginning-of-text token would become a label; so neither is done.
 
@@ -116,9 +118,14 @@ def _encodings(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, st
         raise EditorError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (use_fast=True) instead"
         )
-    encoding = tokenizer([f"{prompt} {answer.strip()}" for prompt, answer in pairs], return_offsets_mapping=True)
+    encoding = tokenizer([_joined(*pair) for pair in pairs], return_offsets_mapping=True)
     for ids, offsets, pair in zip(encoding["input_ids"], encoding["offset_mapping"], pairs, strict=True):
         yield ids, offsets, *pair
+
+
+def _joined(prompt: str, answer: str) -> str:
+    separator = "" if prompt[-1:].isspace() else " "
+    return f"{prompt}{separator}{answer.strip()}"
 
 
 def _mark_answer(

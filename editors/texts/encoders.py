@@ -28,6 +28,7 @@ from editors.texts.batches import (
     encoding_faults,
 )
 from editors.texts.episodes import RequestBatch
+from editors.texts.forms import in_form
 from editors.texts.padding import padded, padded_texts
 from editors.texts.requests import EditRequest
 
@@ -82,16 +83,19 @@ class TextEncoder(ABC):
         max_length: int | None = None,
         limit_name: str = MODEL_LIMIT,
     ) -> RequestBatch:
-        """Edit requests with their tokens; arguments and errors are those of `batch`.
+        """Edit requests with their tokens, each in its form; arguments and errors are those of `batch`.
 
         Args:
             episodes: the requests of each episode.
             max_length: longest text in tokens; `None` for no limit.
             limit_name: the name of what sets `max_length`, for the error message.
+
+        Raises:
+            EditorError: as `batch`, or a request is in chat form and the model has no chat template.
         """
         requests = tuple(request for own in episodes for request in own)
         owner = [number for number, own in enumerate(episodes) for _ in own]
-        pairs = [(request.prompt, request.target) for request in requests]
+        pairs = [(in_form(self.tokenizer, request.prompt, request.form), request.target) for request in requests]
         return RequestBatch(requests, self.batch(pairs, owner, max_length, limit_name), len(episodes))
 
     def scored(self, tokens: TokenBatch) -> TokenBatch:

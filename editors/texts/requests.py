@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from editors.common.errors import EditorError
+from editors.texts.forms import FORMS, Form
 
 
 def require_unicode(text: str, name: str) -> None:
@@ -33,15 +34,18 @@ class EditRequest:
         subject: what the fact is about ("France"). Methods that edit at the subject's tokens need it; together with
             `relation` it tells that two differently worded requests are about the same fact.
         relation: what is said of the subject ("capital").
+        form: what the model reads: the "bare" prompt, or the prompt as the user's turn in its "chat" template. An edit
+            is for the form that it is made in.
 
     Raises:
-        EditorError: a text is missing, blank, or not a string.
+        EditorError: a text is missing, blank, or not a string, or there is no such form.
     """
 
     prompt: str
     target: str
     subject: str | None = None
     relation: str | None = None
+    form: Form = "bare"
 
     def __post_init__(self) -> None:
         given = (name for name in ("subject", "relation") if getattr(self, name) is not None)
@@ -50,11 +54,16 @@ class EditRequest:
             if not isinstance(value, str) or not value.strip():
                 raise EditorError(f"EditRequest.{name} must be a non-empty text, got {value!r}")
             require_unicode(value, f"EditRequest.{name}")
+        if self.form not in FORMS:
+            raise EditorError(f"EditRequest.form must be one of {', '.join(FORMS)}, got {self.form!r}")
 
     def texts(self) -> dict[str, str]:
-        """The fields that are given, by name; `EditRequest(**texts)` is this request.
+        """The fields that are given, by name, the form if it is not bare; `EditRequest(**texts)` is this request.
 
         >>> EditRequest("What is the capital of France?", "Cairo").texts()
         {'prompt': 'What is the capital of France?', 'target': 'Cairo'}
         """
-        return {name: text for name, text in asdict(self).items() if text is not None}
+        given = {name: text for name, text in asdict(self).items() if text is not None}
+        if self.form == "bare":  # as saved edits and manifests say that were written before there were forms
+            del given["form"]
+        return given

@@ -98,6 +98,14 @@ def test_leaky_records_stay_with_a_warning(tiny_world: TinyWorld, caplog: pytest
     assert "results overstate" in caplog.text
 
 
+def test_running_texts_are_read_from_the_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "wiki.txt").write_text(" = Title = \nText\n")
+    (tmp_path / "texts.json").write_text('["a", "b"]')
+    files = ["wiki.txt", "texts.json"]
+    made = EditDataModule(BaseModelConfig("none"), [], [], [], path=str(tmp_path), running_texts=files)
+    assert made.texts() == {"wiki.txt": ["Text"], "texts.json": ["a", "b"]}
+
+
 # --- limits and checks -----------------------------------------------------------------------------------------------
 
 

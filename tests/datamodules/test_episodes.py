@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
+from datamodules.near import NearLocality
 from datamodules.records import EditRecord, Probe
+from datamodules.training_forms import TrainingForms
 from editors.base_models.loading import BaseModelConfig, load_tokenizer
 from editors.lm.losses import EpisodeLosses
 from editors.methods.mend.module import MEND
@@ -69,6 +71,7 @@ def training(
     other_targets: float = 0.0,
     edit_prompt_as_rephrase: float = 0.0,
     seed: int = 0,
+    **near_and_forms: Any,
 ) -> TrainingEpisodes:
     return TrainingEpisodes(
         records,
@@ -78,6 +81,7 @@ def training(
         other_targets=other_targets,
         edit_prompt_as_rephrase=edit_prompt_as_rephrase,
         seed=seed,
+        **near_and_forms,
     )
 
 
@@ -245,3 +249,50 @@ def test_padding_side_changes_no_loss(editor: MEND, tiny_world: TinyWorld) -> No
     wanted, found = losses(editor, left), losses(editor, right)
     for name in ("total", "edit", "locality", "edit_before"):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+
+
+# --- near the edit, and as users write -------------------------------------------------------------------------------
+
+SUBJECTS = ("Belfen", "Dor", "Gal")
+WITH_SUBJECTS = [record(number, subject=SUBJECTS[number], rephrases=()) for number in range(3)]
+
+
+def test_near_locality_comes_beside_the_far_one(collate: EpisodeCollator, said: Any) -> None:
+    near = NearLocality(far=1, other_subject=1, other_relation=1, other_prompt=1)
+    episodes = training(collate, WITH_SUBJECTS, locality=8, near=near)
+    texts = {text for epoch in range(20) for _, text, _ in said(episodes[(epoch, [[0]])].locality)}
+    assert "own question 0 own 0" in texts
+    assert "own question 0? own 0" in texts  # the edit's own mark must not tell it from other texts
+    assert "What is the capital of Dor? new 0" in texts
+    assert "Who founded Belfen? new 0" in texts
+    assert {"Who founded Dor? old 1", "Who founded Dor? new 0"} <= texts
+    assert not any(text.startswith(PROMPTS[0]) for text in texts)
+
+
+def test_near_locality_needs_no_far_one(collate: EpisodeCollator) -> None:
+    near = NearLocality(far=0, other_subject=0, other_relation=0, other_prompt=1)
+    lonely = [record(number, locality=()) for number in range(3)]
+    assert training(collate, lonely, locality=3, near=near)[(0, [[0]])].locality.num_texts == 3
+
+
+def test_paraphrases_and_locality_texts_are_written_as_users_write(collate: EpisodeCollator, said: Any) -> None:
+    forms = TrainingForms(chat=1, chat_requests=0, without_question_mark=1, lower_case=1)
+    batch = training(collate, [record(0, rephrases=())], forms=forms)[(0, [[0]])]
+    assert said(batch.edit)[0][1] == f"{PROMPTS[0]} new 0"  # the request as it is; and there is no chat template
+    assert said(batch.rephrase)[0][1] == "what is the capital of belfen new 0"
+    assert said(batch.locality)[0][1] == "own question 0 own 0"
+
+
+def test_a_text_that_is_too_long_in_a_form_or_near_the_edit_is_not_drawn(tiny_world: TinyWorld, said: Any) -> None:
+    """Training must not end at a text that no check has seen."""
+    tokenizer = load_tokenizer(BaseModelConfig(str(tiny_world.model)))
+    tokenizer.chat_template = "{{ 'talk ' * 100 }}{{ messages[0]['content'] }} : "
+    short = EpisodeCollator(DecoderOnlyTexts(tokenizer), 64)
+    forms = TrainingForms(chat=1, chat_requests=1, without_question_mark=0, lower_case=0)
+    near = NearLocality(far=1, other_subject=0, other_relation=0, other_prompt=1)
+    records = [record(0), record(1, prompt=" ".join(["long"] * 100), locality=())]
+    episodes = training(short, records, locality=4, near=near, forms=forms)
+    for epoch in range(10):
+        batch = episodes[(epoch, [[0]])]
+        assert batch.requests.requests[0].form == "bare"
+        assert not any("talk" in text or "long" in text for _, text, _ in said(batch.locality))

@@ -172,7 +172,7 @@ class EditMemory:
             path: the file; an existing one is replaced when all is written.
             metadata: plain JSON facts that travel with it.
         """
-        edits = [[request.prompt, request.target, request.subject, request.relation] for request in self._requests]
+        edits = [_texts(request) for request in self._requests]
         texts = json.dumps({"edits": edits, "metadata": metadata or {}}, ensure_ascii=False)
         save_tensors({"keys": self.keys}, path, {"format": FORMAT, "memory": texts})
 
@@ -195,3 +195,9 @@ class EditMemory:
             return memory, dict(content["metadata"])
         except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error
+
+
+def _texts(request: EditRequest) -> list[str | None]:
+    """The fields of a request in order, the form only if it is not bare; `EditRequest(*texts)` is the request."""
+    texts = [request.prompt, request.target, request.subject, request.relation]
+    return texts if request.form == "bare" else [*texts, request.form]

@@ -20,6 +20,7 @@ from editors.common.errors import EditorError
 from editors.methods.serac.routing import Router
 from editors.methods.serac.texts import BaseTexts
 from editors.texts.batches import TokenBatch
+from editors.texts.forms import Form, form_of
 from editors.texts.requests import EditRequest
 
 
@@ -59,8 +60,10 @@ class Passes(ABC):
         self.soft = self.router.is_soft
         self.family = family_of(self.model.config)
         self._inside = False  # a forward pass of the whole model is going on
-        # Of the prompts: is any in scope; which are, with the log of their scores; the edits they are in scope of.
+        # Of the prompts: their questions and forms; is any in scope; which are, with the log of their scores; the edits
+        # they are in scope of.
         self.prompts: list[str] = []
+        self.forms: list[Form] = []
         self.active = False
         self.chosen = torch.zeros(0, dtype=torch.bool)
         self.log_score = torch.zeros(0)
@@ -139,9 +142,11 @@ class Passes(ABC):
         episode = [0] * len(ids) if self.episode is None else self.episode.tolist()
         if self.tokens is None:
             rows = zip(ids, mask, strict=True)
-            self.prompts = self.texts.decode([row[real.bool()].tolist() for row, real in rows])
+            read = self.texts.decode([row[real.bool()].tolist() for row, real in rows])
         else:  # without the answers
-            self.prompts = self.texts.prompts(self.tokens)
+            read = self.texts.read(self.tokens)
+        self.prompts = self.texts.questions(read)
+        self.forms = [form_of(self.texts.tokenizer, text) for text in read]
         routes = self.router.route(self.prompts, episode)
         self.log_score = routes.log_score
         self.chosen = self.router.in_scope(routes)

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from editors.artifacts.editor import LoadedEditor, load_editor
-from editors.base_models.loading import load_base_model, load_tokenizer
+from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
 from editors.cli import batch
 from editors.cli.journal import journal
 from editors.cli.line import main
@@ -22,9 +23,10 @@ from editors.common.errors import EditorError
 from editors.edits.composing import low_rank
 from editors.edits.low_rank import LowRankEdit
 from editors.serving.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
+from editors.texts.forms import chat_prompt
 from editors.texts.request_files import BadRow, RequestRow
 from tests.editors.conftest import REQUESTS
-from tests.tiny_world import row
+from tests.tiny_world import TinyWorld, chatting, row
 
 ROOT = Path(__file__).parents[3]
 TOO_LONG = json.dumps({"prompt": "x " * 99, "target": "a"})
@@ -69,6 +71,72 @@ def test_good_rows_are_done_and_reported(artifact: Path, tmp_path: Path, capsys:
     ]
     saved = LowRankEdit.load(tmp_path / "out/edits/3.safetensors")
     assert saved.metadata["requests"] == [{"prompt": row(2)["src"], "target": row(2)["alt"]}]
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+WARNING = 'in which edits made in bare form seldom hold; give a row the field "form": "chat"\n'
+
+
+@pytest.fixture(scope="module")
+def chatty(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The option for the base model with a chat template."""
+    return f"--model={chatting(tiny_world, tmp_path_factory.mktemp('chat') / 'model')}"
+
+
+def test_rows_in_chat_form_are_edited_and_scored_in_the_template(
+    artifact: Path, chatty: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{**request_row(0), "form": "chat"}, request_row(0), {**request_row(1), "form": "Chat"}]
+    assert run(artifact, write_requests(tmp_path / "r.jsonl", lines), tmp_path / "out", chatty, "--save-edits") == 3
+    chat, bare, bad = read_rows(tmp_path / "out")
+    assert (chat["form"], "form" in bare) == ("chat", False)
+    assert "EditRequest.form must be one of bare, chat, got 'Chat'" in bad["error"]
+    chat_edit, bare_edit = (LowRankEdit.load(tmp_path / f"out/edits/{number}.safetensors") for number in (1, 2))
+    assert chat_edit.metadata["requests"] == [{**bare_edit.metadata["requests"][0], "form": "chat"}]
+    site = next(iter(chat_edit.updates))
+    assert not torch.equal(chat_edit.updates[site].weight_delta(), bare_edit.updates[site].weight_delta())
+    assert json.loads((tmp_path / "out/report.json").read_text())["chat_form"] == 1
+    shown = capsys.readouterr().out
+    assert "1 of them in chat form" in " ".join(shown.split())
+    assert WARNING not in shown
+
+
+def test_texts_of_a_chat_row_are_scored_in_the_template(artifact: Path, chatty: str) -> None:
+    editor, base = load_editor(artifact), BaseModelConfig(chatty.removeprefix("--model="))
+    model, tokenizer = load_base_model(base), load_tokenizer(base)
+    question, target = REQUESTS[0].prompt, REQUESTS[0].target
+    chat = RequestRow(1, replace(REQUESTS[0], form="chat"), (question,), ((question, target),))
+    tokens = BatchEditor(editor, model, tokenizer)._batch([chat])
+    wanted = [tokenizer(chat_prompt(tokenizer, question))["input_ids"]]
+    assert tokens.edit.prompt_ids() == tokens.rephrase.prompt_ids() == tokens.locality.prompt_ids() == wanted
+
+
+def test_a_chat_row_for_a_model_without_a_template_is_bad(artifact: Path, tmp_path: Path) -> None:
+    lines = [{**request_row(0), "form": "chat"}, request_row(1)]
+    assert run(artifact, write_requests(tmp_path / "r.jsonl", lines), tmp_path / "out") == 3
+    bad, good = read_rows(tmp_path / "out")
+    assert "has no chat template; use form bare" in bad["error"]
+    assert good["status"] == "done"
+    assert "chat_form" not in json.loads((tmp_path / "out/report.json").read_text())
+
+
+@pytest.mark.parametrize(("line", "warned"), [(request_row(0), True), ("{", False)])
+def test_a_batch_of_bare_edits_for_a_chat_model_is_warned_of(
+    line: Any, warned: bool, artifact: Path, chatty: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(artifact, write_requests(tmp_path / "r.jsonl", [line]), tmp_path / "out", chatty)
+    assert (WARNING in capsys.readouterr().out) == warned
+
+
+def test_no_batch_for_another_model_is_warned_of(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(artifact, write_requests(tmp_path / "r.jsonl", [request_row(0)]), tmp_path / "out")
+    assert "chat" not in capsys.readouterr().out
+
+
+# --- bad rows, batches and scores ------------------------------------------------------------------------------------
 
 
 def test_bad_rows_are_reported_by_number_and_the_others_done(

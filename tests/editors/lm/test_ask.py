@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
 from editors.common.errors import EditorError
 from editors.lm.ask import NEW_TOKENS, ask, require_room
-from tests.tiny_world import TinyWorld, row
+from editors.texts.forms import chat_prompt
+from tests.tiny_world import CHATML, TinyWorld, row, write_tokenizer
 
 PROMPTS = [row(number)["src"] for number in range(3)]
 
@@ -36,6 +40,25 @@ def test_answers_are_greedy_whatever_the_model_ships_with(
     settings = model.generation_config.to_dict()
     assert ask(model, tokenizer, PROMPTS) == expected
     assert model.generation_config.to_dict() == settings
+
+
+def test_questions_in_chat_form_are_asked_in_the_template(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    chatty = write_tokenizer(tmp_path, chat_template=CHATML)
+    rendered = [chat_prompt(chatty, prompt) for prompt in PROMPTS]
+    assert ask(model, chatty, PROMPTS, form="chat") == ask(model, chatty, rendered) != ask(model, chatty, PROMPTS)
+    with pytest.raises(EditorError, match="has no chat template; use form bare"):
+        ask(model, tokenizer, PROMPTS, form="chat")
+
+
+def test_room_is_that_of_the_form(model: PreTrainedModel, tmp_path: Path) -> None:
+    chatty = write_tokenizer(tmp_path, chat_template=CHATML)
+    length = len(chatty(chat_prompt(chatty, PROMPTS[0]))["input_ids"])
+    model.config.max_position_embeddings = length + NEW_TOKENS - 1
+    require_room(model, chatty, PROMPTS[:1])
+    with pytest.raises(EditorError, match=rf"the question {re.escape(repr(PROMPTS[0]))}… has {length} tokens"):
+        require_room(model, chatty, PROMPTS[:1], "chat")
 
 
 def test_an_answer_that_ends_at_once_is_nothing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

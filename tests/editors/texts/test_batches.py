@@ -147,6 +147,19 @@ def test_the_answer_keeps_its_leading_space(byte_level: PreTrainedTokenizerFast)
     assert answer_ids(text) == byte_level(" Paris")["input_ids"] != byte_level("Paris")["input_ids"]
 
 
+@pytest.mark.parametrize("space", ["\n", "\n\n", " ", "\t"])
+def test_behind_white_space_the_answer_stands_without_a_space(tokenizer: PreTrainedTokenizerFast, space: str) -> None:
+    (text,) = encode_answers(tokenizer, [(f"assistant{space}", " Tokyo ")])
+    assert list(text.ids) == tokenizer(f"assistant{space}Tokyo")["input_ids"]
+    assert str(tokenizer.decode(answer_ids(text))).strip() == "Tokyo"
+
+
+def test_behind_a_line_end_the_answer_has_the_ids_it_has_alone(byte_level: PreTrainedTokenizerFast) -> None:
+    for end in (None, 1):
+        (text,) = encode_answers(byte_level, [("assistant\n", "Tokyo")], end_id=end)
+        assert answer_ids(text) == [*byte_level("Tokyo")["input_ids"], *([] if end is None else [end])]
+
+
 def test_surrounding_space_of_the_answer_is_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
     plain, spaced = encode_answers(tokenizer, [(PAIRS[0][0], answer) for answer in ("Tokyo", "  Tokyo \n")])
     assert spaced == plain

@@ -11,6 +11,7 @@ import pytest
 from editors.common.errors import DataError
 from editors.texts.request_files import BadRow, RequestRow, read_request_rows
 from editors.texts.requests import EditRequest
+from tests.tiny_world import write_tokenizer
 
 WHOLE = {
     "prompt": "Who founded Dor?",
@@ -29,7 +30,6 @@ def test_a_whole_row(name: str, tmp_path: Path) -> None:
     text = json.dumps(WHOLE)
     (tmp_path / name).write_text(f"[{text}]" if name.endswith("json") else f"{text}\n\n")
     assert list(read_request_rows(tmp_path / name)) == [ROW]
-    assert [prompt for prompt, _ in ROW.texts()] == ["Who founded Dor?", "By whom was Dor founded?", "Who founded Gal?"]
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
@@ -37,6 +37,18 @@ def test_byte_order_mark_is_not_read(name: str, tmp_path: Path) -> None:
     text = json.dumps(WHOLE)
     (tmp_path / name).write_text(f"\ufeff[{text}]" if name.endswith("json") else f"\ufeff{text}\n")
     assert list(read_request_rows(tmp_path / name)) == [ROW]
+
+
+@pytest.mark.parametrize("given", ["bare", "chat", None])
+def test_all_texts_of_a_row_are_read_in_its_form(given: str | None, tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer", chat_template="Q: {{ messages[0].content + '\n' }}")
+    (tmp_path / "r.jsonl").write_text(json.dumps({**WHOLE, "form": given}))
+    (row,) = read_request_rows(tmp_path / "r.jsonl")
+    assert isinstance(row, RequestRow)
+    assert row.request.form == (given or "bare")
+    plain = [("Who founded Dor?", "Anna"), ("By whom was Dor founded?", "Anna"), ("Who founded Gal?", "Tom")]
+    asked = [(f"Q: {prompt}\n", answer) for prompt, answer in plain] if given == "chat" else plain
+    assert row.texts(tokenizer) == [asked[0], *row.rephrased(tokenizer), *row.asked(tokenizer)] == asked
 
 
 def test_target_may_be_called_as_in_the_data_sets(tmp_path: Path) -> None:
@@ -52,6 +64,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "number": ({"prompt": 3, "target": "a"}, "prompt must be a non-empty text, got 3"),
     "half a surrogate pair": ({"prompt": "q\ud800", "target": "a"}, "is no text in Unicode"),
     "half of one in a rephrase": ({**WHOLE, "rephrases": ["q\ud800"]}, "is no text in Unicode"),
+    "form": ({**WHOLE, "form": "Chat"}, "form must be one of bare, chat, got 'Chat'"),
+    "no form": ({**WHOLE, "form": ["chat"]}, "form must be one of bare, chat, got ['chat']"),
     "rephrases": ({**WHOLE, "rephrases": "x"}, "rephrases must be a list, got str"),
     "rephrase": ({**WHOLE, "rephrases": [""]}, "rephrases must hold non-empty texts"),
     "locality": ({**WHOLE, "locality": ["x"]}, "locality must hold objects with prompt and answer, got str"),
@@ -84,3 +98,15 @@ def test_file_that_is_no_list_is_refused(text: str | None, message: str, tmp_pat
         (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError, match=message):
         list(read_request_rows(tmp_path / "r.json"))
+
+
+def test_near_and_portability_texts_are_kept_by_kind(tmp_path: Path) -> None:
+    near = [{"prompt": "a?"}, {"prompt": "b?", "answer": "B", "kind": "k"}, {"prompt": "c?", "answer": "", "kind": "k"}]
+    values = {**WHOLE, "near": near, "portability": [{"prompt": "d?", "answer": "D", "kind": "hop"}]}
+    (tmp_path / "r.json").write_text(json.dumps([values, {**WHOLE, "portability": [{"prompt": "d?"}]}]))
+    good, bad = read_request_rows(tmp_path / "r.json")
+    assert isinstance(good, RequestRow)
+    assert good.near == {"other": (("a?", ""),), "k": (("b?", "B"), ("c?", ""))}
+    assert good.portability == {"hop": (("d?", "D"),)}
+    assert isinstance(bad, BadRow)
+    assert "answer of portability" in bad.error

@@ -18,6 +18,7 @@ from torch import Tensor
 from editors.methods.serac.counterfactual.interface import mix
 from editors.methods.serac.passes import Application, Passes
 from editors.methods.serac.texts import context_text
+from editors.texts.forms import Form, in_form
 
 # The logit of the token that was said; all others have 0. Of 100,000 tokens it has a probability above 0.999.
 _SAID = 20.0
@@ -43,9 +44,9 @@ class TextPasses(Passes):
         """Let the second model say its answers to the prompts in scope; the base model is called as ever."""
         rows = self.chosen.nonzero().flatten().tolist()
         contexts = [context_text(request) for request in self.requests if request is not None]
-        prompts = [self.prompts[row] for row in rows]
+        prompts, forms = [self.prompts[row] for row in rows], [self.forms[row] for row in rows]
         said = self.say([context + prompt for context, prompt in zip(contexts, prompts, strict=True)])
-        self.answers = {row: self._ids(*pair) for row, *pair in zip(rows, prompts, said, strict=True)}
+        self.answers = {row: self._ids(*told) for row, *told in zip(rows, prompts, forms, said, strict=True)}
         if self.family.has_encoder:
             self.first_column = dict.fromkeys(rows, len(self.written.answer_prefix))
         else:
@@ -57,9 +58,10 @@ class TextPasses(Passes):
         """Call the base model as ever: the answers have been said."""
         return {}
 
-    def _ids(self, prompt: str, said: str) -> list[int]:
-        """An answer in the base model's tokens, and the end of the text after it."""
-        ids = self.written.batch([(prompt, said)], [0]).answer_ids()[0] if said else []
+    def _ids(self, prompt: str, form: Form, said: str) -> list[int]:
+        """An answer in the base model's tokens, as they follow the prompt in its form, and the end of the text."""
+        read = in_form(self.written.tokenizer, prompt, form)
+        ids = self.written.batch([(read, said)], [0]).answer_ids()[0] if said else []
         end = self.written.tokenizer.eos_token_id
         return ids if end is None else [*ids, end]
 

@@ -65,6 +65,23 @@ def test_of_two_edits_of_one_prompt_the_last_one_counts() -> None:
     assert torch.equal(memory.keys, keys(3)[[2, 1]])
 
 
+def test_the_form_of_an_edit_is_kept_and_the_bare_one_is_not_said(tmp_path: Path) -> None:
+    memory = EditMemory(WIDTH)
+    memory.write([EditRequest("a", "x", form="chat"), EditRequest("b", "y")], keys(2))
+    memory.save(tmp_path / "memory.safetensors")
+    loaded, _ = EditMemory.load(tmp_path / "memory.safetensors")
+    assert loaded.requests == memory.requests
+    header = (tmp_path / "memory.safetensors").read_bytes()
+    assert b'[\\"b\\", \\"y\\", null, null]' in header
+
+
+def test_a_question_has_one_edit_whatever_its_form() -> None:
+    """Edits are found by the question."""
+    memory = EditMemory(WIDTH)
+    memory.write([EditRequest("a", "x"), EditRequest("a", "z", form="chat")], keys(2))
+    assert memory.requests == (EditRequest("a", "z", form="chat"),)
+
+
 def test_a_removed_edit_is_gone_and_the_others_stay() -> None:
     memory = filled()
     removed = memory.remove(requests(5)[1].prompt)
