@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from callbacks.memory import MemoryReport
     from callbacks.plots import ResultPlot
     from callbacks.preemption import SaveOnSigterm
+    from callbacks.report import WriteReport
     from callbacks.results import ResultsFile
     from callbacks.scope_plot import ScopePlot
     from callbacks.watchdog import Watchdog
@@ -29,6 +30,7 @@ _HOMES = {
     "SaveOnSigterm": "preemption",
     "ScopePlot": "scope_plot",
     "Watchdog": "watchdog",
+    "WriteReport": "report",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - they are named once

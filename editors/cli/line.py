@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from editors.cli import apply, batch, compose, convert, easyedit, inspect, undo
+from editors.cli import apply, batch, compose, convert, easyedit, inspect, report, undo
 from editors.common.errors import EditorError
 from editors.common.exit_codes import ExitCode
 
-_COMMANDS = (apply, batch, compose, convert, undo, inspect, easyedit)
+_COMMANDS = (apply, batch, report, compose, convert, undo, inspect, easyedit)
 
 
 def build_parser() -> argparse.ArgumentParser:

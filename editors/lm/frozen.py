@@ -30,7 +30,7 @@ from editors.lm.cache.answers import CachedAnswers
 from editors.lm.cache.factors import CachedFactors
 from editors.lm.cache.store import PrefixCache, TensorStore, model_facts
 from editors.lm.capture import captured_signal
-from editors.lm.generation import Continuation, generate
+from editors.lm.generation import Continuation, Ending, generate
 from editors.lm.kv_cache import KVCache, text_in_cache
 from editors.lm.prefix import FrozenPrefix
 from editors.lm.signal import EditSignal
@@ -342,6 +342,7 @@ class FrozenLM(nn.Module):
         edit: Edit | None = None,
         extra_tokens: int = 0,
         continuations: Sequence[Continuation] | None = None,
+        ending: Ending | None = None,
     ) -> list[list[list[int]]]:
         """Greedy continuation of each text's prompt, `extra_tokens` longer than its answer.
 
@@ -351,8 +352,9 @@ class FrozenLM(nn.Module):
             extra_tokens: how far to go past the answer's length.
             continuations: what passes over prompts and answers have left, for each batch, to go on from there (edits
                 that keep the prefix; see `can_continue_from_kv_cache`). The tokens are the same.
+            ending: where answers end, in place of that length.
 
         Returns:
             For each batch and text the generated ids, up to where the model ended the text.
         """
-        return generate(self.model, batches, edit, extra_tokens, continuations, sharded=self.is_sharded)
+        return generate(self.model, batches, edit, extra_tokens, continuations, ending, sharded=self.is_sharded)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from editors.edits.protocol import Edit
 from editors.lm.frozen import FrozenLM
-from editors.lm.generation import Continuation
+from editors.lm.generation import Continuation, Ending
 from editors.lm.kv_cache import KVCache
 from editors.texts.batches import TokenBatch
 
@@ -83,7 +83,11 @@ class ProbePasses:
 
 
 def continuations(
-    lm: FrozenLM, probes: dict[str, TokenBatch], run: Run, befores: Sequence[list[str]] = ()
+    lm: FrozenLM,
+    probes: dict[str, TokenBatch],
+    run: Run,
+    befores: Sequence[list[str]] = (),
+    ending: Ending | None = None,
 ) -> list[list[str]]:
     """What the model says after each prompt, greedily, a few tokens past the answer's length; for each batch.
 
@@ -92,14 +96,17 @@ def continuations(
         probes: the texts.
         run: the passes over them.
         befores: what it said without the edit, for texts that the run has left out.
+        ending: where answers end, in place of that length.
     """
     starts = None if run.continuations is None else [run.continuations[name] for name in probes]
     if run.changed is None:
-        generated = lm.generate(list(probes.values()), run.edit, EXTRA_TOKENS, starts)
+        generated = lm.generate(list(probes.values()), run.edit, EXTRA_TOKENS, starts, ending)
         return [lm.tokenizer.batch_decode(texts, skip_special_tokens=True) for texts in generated]
     chosen = [tokens.select(run.changed[name]) for name, tokens in probes.items()]
     texts = []
-    for name, before, ids in zip(probes, befores, lm.generate(chosen, run.edit, EXTRA_TOKENS), strict=True):
+    for name, before, ids in zip(
+        probes, befores, lm.generate(chosen, run.edit, EXTRA_TOKENS, None, ending), strict=True
+    ):
         new = iter(lm.tokenizer.batch_decode(ids, skip_special_tokens=True))
         changed = run.changed[name].tolist()
         texts.append([next(new) if own else old for own, old in zip(changed, before, strict=True)])

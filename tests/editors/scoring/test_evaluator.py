@@ -108,7 +108,7 @@ def test_where_keys_and_values_cannot_be_kept_prompts_are_read_again(
     generate = FrozenLM.generate
 
     def recorded(lm: FrozenLM, *arguments: Any) -> list[list[list[int]]]:
-        continued.append(arguments[-1] is not None)
+        continued.append(arguments[3] is not None)
         return generate(lm, *arguments)
 
     monkeypatch.setattr(FrozenLM, "generate", recorded)
