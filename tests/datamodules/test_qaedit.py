@@ -60,7 +60,7 @@ def test_every_broken_row_is_reported_with_its_reason(tmp_path: Path) -> None:
         "locality[1].loc_ans is missing": {**_ROW, "locality": [_ROW["locality"][0], {"loc": "who"}]},
         "locality[0].loc is empty": {**_ROW, "locality": [{"loc": "", "loc_ans": "x"}]},
         "target 'half \\ud83d' is no text in Unicode": {**_ROW, "target": "half \ud83d"},
-        'locality \'[{"loc": "\\udc00"': {**_ROW, "locality": [{"loc": "\udc00", "loc_ans": "x"}]},
+        "locality[0].loc '\\udc00' is no text in Unicode": {**_ROW, "locality": [{"loc": "\udc00", "loc_ans": "x"}]},
         "must be an object, got NoneType None": None,
     }
     file = _write(tmp_path, *broken.values(), _ROW)
