@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
 from datamodules.leaks import LeakPolicy, handle_leaks, handle_pool_leaks
 from datamodules.locality_pool import read_locality_pool
-from datamodules.near import NearLocality
+from datamodules.near import NearLocality, NearTexts
 from datamodules.readable import readable_data
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeLoader, EpisodeSampler
@@ -68,7 +68,7 @@ class EditDataModule(LightningDataModule):
             paraphrase wherever there is one.
         near_locality: how often the locality texts of a training edit are near it, such as its question about another
             subject; `None` takes the record's own and the pool's only. An editor that has not seen such texts answers
-            them with its target.
+            them with its target. In validation and test every record gets one near text of each kind, scored apart.
         forms: how often training texts are written otherwise than in the data, such as in the base model's chat
             template; `None` for never.
         eval_batch_size: edits scored together in validation and test.
@@ -262,7 +262,11 @@ class EditDataModule(LightningDataModule):
         records = self.records[split]
         if not records:
             return []
-        dataset = EvaluationEpisodes(records, self._collator(), self._slices(split))
+        slices = self._slices(split)
+        if self.near_locality is not None:
+            near = NearTexts(records, self.near_locality)
+            records = [near.probed(record) for record in records]
+        dataset = EvaluationEpisodes(records, self._collator(), slices)
         return EpisodeLoader(dataset, self._sampler(records, self.eval_batch_size, shuffle=False))
 
     def _slices(self, split: Split) -> Mapping[str, list[bool]]:

@@ -11,7 +11,7 @@ from itertools import accumulate
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.near import NearLocality, NearTexts
+from datamodules.near import FAR, NearLocality, NearTexts
 from datamodules.records import EditRecord, Probe
 from datamodules.sampling import EpisodeNumbers
 from datamodules.training_forms import TrainingForms
@@ -161,7 +161,7 @@ class TrainingEpisodes(Dataset[EditBatch]):
         if self._near is None:
             return self._far_locality(record, choose)
         kind = self._near.kind(choose)
-        near = None if kind == "far" else self._near.text(kind, record, target, choose)
+        near = None if kind == FAR else self._near.text(kind, record, target, choose)
         if near is not None and self._fits(near):
             return [near]
         asks = record.prompt.endswith("?") and choose.random() < 0.5

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from datamodules.records import EditRecord
+from datamodules.records import EditRecord, Probe
 from editors.common.errors import DataError
 from editors.texts.neighbours import alike, filled
 
+FAR = "far"
 _TRIES = 8
 
 
@@ -72,6 +73,22 @@ class NearTexts:
         """A kind of locality text, by its weight."""
         weights = self._settings.weights()
         return choose.choices(list(weights), cum_weights=None, weights=list(weights.values()))[0]
+
+    def probed(self, record: EditRecord) -> EditRecord:
+        """The record with one near text of each kind among its locality probes, scored apart by kind; always the same.
+
+        Args:
+            record: one of an evaluation.
+        """
+        kinds = [kind for kind, weight in self._settings.weights().items() if weight and kind != FAR]
+        probes = [Probe(*pair, kind=kind) for kind in kinds for pair in self._first(kind, record)]
+        return replace(record, locality=(*record.locality, *probes))
+
+    def _first(self, kind: str, record: EditRecord) -> list[tuple[str, str]]:
+        """The first near text that some draws find; none where they find none."""
+        choose = random.Random(f"{kind}/{record.prompt}")
+        drawn = (self.text(kind, record, record.target_new, choose) for _ in range(_TRIES))
+        return next(([pair] for pair in drawn if pair is not None), [])
 
     def text(self, kind: str, record: EditRecord, target: str, choose: random.Random) -> tuple[str, str] | None:
         """A near text of the given kind with its answer; `None` where there is none.

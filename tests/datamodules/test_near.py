@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from datamodules.near import NearLocality, NearTexts
-from datamodules.records import EditRecord
+from datamodules.records import EditRecord, Probe
 from editors.common.errors import DataError
 
 KINDS = ("other_subject", "other_relation", "other_prompt")
@@ -99,3 +100,13 @@ def test_kinds_come_by_their_weight() -> None:
 def test_wrong_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         NearLocality(**settings)
+
+
+def test_an_evaluated_record_has_one_probe_of_each_kind() -> None:
+    own = Probe("Where is Oz?", "nowhere")
+    near = NearTexts(RECORDS, NearLocality(other_prompt=0.0))
+    plain = replace(RECORDS[0], locality=(own,))
+    probed = near.probed(plain)
+    assert [probe.kind for probe in probed.locality] == ["", "other_subject", "other_relation"]
+    assert probed.locality[0] == own
+    assert probed == near.probed(plain)  # the same at every evaluation
