@@ -24,6 +24,7 @@ from editors.common.errors import EditorError
 from editors.common.files import save_json
 from editors.methods.serac.mining import MinedNegatives
 from editors.methods.serac.network import SERACNetwork
+from editors.texts.requests import EditRequest
 
 _TOGETHER = 256
 
@@ -32,23 +33,25 @@ _TOGETHER = 256
 def scope_scores(network: SERACNetwork, records: Sequence[EditRecord]) -> dict[str, Tensor]:
     """Scores of pairs of a text and an edit prompt, for each kind of pair, those in scope ("paraphrase") first."""
     hardest = MinedNegatives(network.scope.embed, records, 1)
-    pairs: dict[str, list[tuple[str, str]]] = {"paraphrase": [], "locality": []}
+    pairs: dict[str, list[tuple[str, EditRequest]]] = {"paraphrase": [], "locality": []}
     for record in records:
-        pairs["paraphrase"] += [(text, record.prompt) for text in record.rephrases]
+        pairs["paraphrase"] += [(text, record.request()) for text in record.rephrases]
         for probe in record.locality:
             kind = f"locality_{probe.kind}" if probe.kind else "locality"
-            pairs.setdefault(kind, []).append((probe.prompt, record.prompt))
-    others = [(text, prompt) for record in records for text in record.rephrases for prompt in hardest.of(record.prompt)]
+            pairs.setdefault(kind, []).append((probe.prompt, record.request()))
+    others = [(text, edit) for record in records for text in record.rephrases for edit in hardest.of(record.prompt)]
     pairs["other_edits"] = others
     return {kind: _scores(network, of_kind) for kind, of_kind in pairs.items() if of_kind}
 
 
-def _scores(network: SERACNetwork, pairs: Sequence[tuple[str, str]]) -> Tensor:
+def _scores(network: SERACNetwork, pairs: Sequence[tuple[str, EditRequest]]) -> Tensor:
     scores = []
     for start in range(0, len(pairs), _TOGETHER):
-        queries, prompts = (list(texts) for texts in zip(*pairs[start : start + _TOGETHER], strict=True))
-        distance = (network.scope.embed(queries) - network.scope.embed(prompts)).square().sum(dim=1)
-        scores.append(network.scope.log_score(distance, queries, prompts).exp().cpu())
+        part = pairs[start : start + _TOGETHER]
+        queries, edits = [query for query, _ in part], [edit for _, edit in part]
+        keys = network.scope.embed([edit.prompt for edit in edits])
+        distance = (network.scope.embed(queries) - keys).square().sum(dim=1)
+        scores.append(network.scope.log_score(distance, queries, edits).exp().cpu())
     return torch.cat(scores)
 
 

@@ -15,6 +15,7 @@ from datamodules.records import Probe
 from editors.common.errors import EditorError
 from editors.methods.mend.module import MEND
 from editors.methods.serac.module import SERAC
+from editors.texts.requests import EditRequest
 from tests.editors.methods.serac.worlds import new_editor
 from tests.tiny_world import MODELS, TinyWorld, row
 
@@ -36,7 +37,8 @@ def test_scores_are_those_of_each_pair_alone(editor: SERAC) -> None:
 
     def score(query: str, prompt: str) -> float:
         first, second = scope.embed([query]), scope.embed([prompt])
-        return float(scope.log_score((first - second).square().sum(1), [query], [prompt]).exp())
+        distance = (first - second).square().sum(1)
+        return float(scope.log_score(distance, [query], [EditRequest(prompt, "x")]).exp())
 
     found = scope_scores(editor.network, records)
     assert list(found) == ["paraphrase", "locality", "locality_near", "other_edits"]

@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 ENCODER, COUNTERFACTUAL = "scope_bert", "counterfactual"
 _CLASSIFIER, _REPLACEMENT, _SCALE = "classifier.", "replacement.", "scale"
 
+# How each other scope classifier differs from EasyEdit's.
+_UNLIKE = {
+    "cross_attention": (
+        "its cross-attention is a classifier with two outputs over every edit in memory, not a reader of the nearest "
+        "one"
+    ),
+    "subject": "EasyEdit routes by whole prompts and knows no subjects",
+}
+
 
 def require_serac(config: SERACConfig, base: BaseModelConfig, model_name: str) -> None:  # noqa: ARG001
     """Check that EasyEdit can route as this editor does.
@@ -49,8 +58,7 @@ def require_serac(config: SERACConfig, base: BaseModelConfig, model_name: str) -
     """
     if config.scope != "embedding":
         raise ArtifactError(
-            "EasyEdit cannot route as this editor: its cross-attention is a classifier with two outputs over every "
-            "edit in memory, not a reader of the nearest one. Train with --model.serac.scope embedding"
+            f"EasyEdit cannot route as this editor: {_UNLIKE[config.scope]}. Train with --model.serac.scope embedding"
         )
     if config.pooling != "first":
         raise ArtifactError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from editors.texts.conflicts import normalised
+from editors.texts.requests import EditRequest
 
 # Prompts embedded, and compared with all others, at once.
 _TOGETHER = 256
@@ -23,6 +24,10 @@ class Fact(Protocol):
     @property
     def prompt(self) -> str:
         """The edit prompt."""
+
+    @property
+    def target_new(self) -> str:
+        """The answer to put in."""
 
     @property
     def rephrases(self) -> Sequence[str]:
@@ -50,20 +55,21 @@ class MinedNegatives:
     Args:
         embed: texts to `[., d]` embeddings.
         facts: the records.
-        count: prompts for each prompt.
+        count: edits for each prompt.
     """
 
     def __init__(self, embed: Callable[[Sequence[str]], Tensor], facts: Sequence[Fact], count: int) -> None:
         group = same_facts(facts)
-        first = {normalised(fact.prompt): (fact.prompt, group[i]) for i, fact in enumerate(facts)}
-        self._prompts = [prompt for prompt, _ in first.values()]
+        first = {normalised(fact.prompt): (fact, group[i]) for i, fact in enumerate(facts)}
+        self._edits = [EditRequest(fact.prompt, fact.target_new, fact.subject or None) for fact, _ in first.values()]
         self._place = {text: place for place, text in enumerate(first)}
         self._nearest = self._mine(embed, torch.tensor([number for _, number in first.values()]), count)
 
     @torch.no_grad()
     def _mine(self, embed: Callable[[Sequence[str]], Tensor], group: Tensor, count: int) -> list[list[int]]:
-        starts = range(0, len(self._prompts), _TOGETHER)
-        keys = torch.cat([embed(self._prompts[start : start + _TOGETHER]).cpu() for start in starts])
+        prompts = [edit.prompt for edit in self._edits]
+        starts = range(0, len(prompts), _TOGETHER)
+        keys = torch.cat([embed(prompts[start : start + _TOGETHER]).cpu() for start in starts])
         nearest: list[list[int]] = []
         for start in starts:
             part = slice(start, start + _TOGETHER)
@@ -73,10 +79,10 @@ class MinedNegatives:
             nearest += [[p for use, p in zip(*pair, strict=True) if use] for pair in pairs]
         return nearest
 
-    def of(self, prompt: str) -> list[str]:
-        """The prompts mined for `prompt`, the most similar first; none for one that is not in the training set."""
+    def of(self, prompt: str) -> list[EditRequest]:
+        """The edits mined for `prompt`, the most similar first; none for one that is not in the training set."""
         place = self._place.get(normalised(prompt))
-        return [] if place is None else [self._prompts[other] for other in self._nearest[place]]
+        return [] if place is None else [self._edits[other] for other in self._nearest[place]]
 
 
 def same_facts(facts: Sequence[Fact]) -> list[int]:

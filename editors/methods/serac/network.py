@@ -26,7 +26,15 @@ from editors.methods.serac.counterfactual.smaller import smaller_model
 from editors.methods.serac.edit import MemoryEdit
 from editors.methods.serac.memory import EditMemory
 from editors.methods.serac.routing import Router, Routing
-from editors.methods.serac.scope import CrossAttentionScope, Distance, EmbeddingScope, Pooling, Scope, SentenceEncoder
+from editors.methods.serac.scope import (
+    CrossAttentionScope,
+    Distance,
+    EmbeddingScope,
+    Pooling,
+    Scope,
+    SentenceEncoder,
+    SubjectScope,
+)
 from editors.methods.serac.texts import BaseTexts
 from editors.texts.episodes import RequestBatch
 from editors.texts.requests import EditRequest
@@ -41,13 +49,14 @@ class SERACConfig:
     """Shape of the network.
 
     Args:
-        scope: "embedding" scores by the distance of embeddings; "cross_attention" lets a second encoder read the query
-            together with the edit prompt that the embeddings found.
+        scope: "embedding" scores by the distance of embeddings; "subject" also by whether the query names the subject
+            and asks the same of it; "cross_attention" lets a second encoder read the query together with the edit
+            prompt that the embeddings found.
         encoder: the scope classifier's transformers encoder: Hub id, local folder, or `package:NAME/FOLDER`.
         encoder_revision: branch, tag or commit on the Hub.
         pooling: "mean" over the encoder's tokens, or its "first" token.
-        distance: between embeddings, "cosine" or "squared" (Euclidean).
-        scale: at the start, of the distance in the score `exp(-scale * distance)` ("embedding" only).
+        distance: between embeddings, "cosine" or "squared" (Euclidean); "subject" takes the cosine.
+        scale: at the start, of the distance in the score `exp(-scale * distance)` (not "cross_attention").
         counterfactual: what answers in scope: the base model with an "adapter", a copy of its first "blocks", or some
             other "model".
         rank: of the adapter.
@@ -61,7 +70,7 @@ class SERACConfig:
         EditorError: a number is out of range.
     """
 
-    scope: Literal["embedding", "cross_attention"] = "embedding"
+    scope: Literal["embedding", "subject", "cross_attention"] = "embedding"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     encoder_revision: str | None = None
     pooling: Pooling = "mean"
@@ -81,6 +90,8 @@ class SERACConfig:
                 raise EditorError(f"serac.{name} must be at least 1, got {getattr(self, name)}")
         if self.scale <= 0:
             raise EditorError(f"serac.scale must be above 0, got {self.scale}")
+        if self.scope == "subject" and self.distance != "cosine":
+            raise EditorError(f"serac.scope subject needs serac.distance cosine, got {self.distance}")
         if (self.counterfactual == "model") != (self.model is not None):
             raise EditorError(
                 f"serac.model names the model of counterfactual model, and of no other; got counterfactual "
@@ -208,6 +219,8 @@ def _scope(config: SERACConfig, kept: Path | None) -> Scope:
     encoder = _encoder(config, kept)
     if config.scope == "embedding":
         return EmbeddingScope(encoder, config.distance, config.scale)
+    if config.scope == "subject":
+        return SubjectScope(encoder, config.scale)
     name = (config.encoder, config.encoder_revision, config.pooling)
     return CrossAttentionScope(encoder, SentenceEncoder(*name, normalise=False, kept=kept))
 

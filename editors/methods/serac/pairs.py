@@ -100,14 +100,14 @@ class EditPairs:
         return found | {"other_edits": others_scores}
 
     def mined(self, negatives: MinedNegatives) -> Tensor:
-        """`[P]` log s of each paraphrase with the prompts that were mined for its edit, out of scope."""
+        """`[P]` log s of each paraphrase with the edits of other facts that were mined for its own, out of scope."""
         mined = [negatives.of(request.prompt) for request in self.rephrase_requests()]
-        rows = [row for row, prompts in enumerate(mined) for _ in prompts]
-        prompts = [prompt for part in mined for prompt in part]
-        place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        keys = self.scope.embed(list(place))[[place[prompt] for prompt in prompts]]
+        rows = [row for row, edits in enumerate(mined) for _ in edits]
+        edits = [edit for part in mined for edit in part]
+        place = {prompt: number for number, prompt in enumerate(dict.fromkeys(edit.prompt for edit in edits))}
+        keys = self.scope.embed(list(place))[[place[edit.prompt] for edit in edits]]
         distance = (self.embeddings[rows] - keys).square().sum(dim=1)
-        return self.scope.log_score(distance, [self.queries[row] for row in rows], prompts)
+        return self.scope.log_score(distance, [self.queries[row] for row in rows], edits)
 
     def own_scores(self) -> tuple[Tensor, Tensor]:
         """`log s` of each paraphrase and of each locality text with its own edit."""
@@ -122,8 +122,8 @@ class EditPairs:
     def _scores(self, rows: Tensor, columns: Tensor) -> Tensor:
         """`[P]` log s of queries `rows` with edits `columns`."""
         queries = [self.queries[row] for row in rows.tolist()]
-        prompts = [self.requests[column].prompt for column in columns.tolist()]
-        return self.scope.log_score(self.squared_distance[rows, columns], queries, prompts)
+        edits = [self.requests[column] for column in columns.tolist()]
+        return self.scope.log_score(self.squared_distance[rows, columns], queries, edits)
 
     def rephrase_requests(self) -> list[EditRequest]:
         """The edit that each paraphrase is in the scope of."""

@@ -81,7 +81,7 @@ class Router:
                     nearest[row] = memory.request(place)
         # All pairs at once: processes that share a sharded scope classifier must run it equally often.
         found = [row for row, request in enumerate(nearest) if request is not None]
-        texts = [prompts[row] for row in found], [request.prompt for request in nearest if request is not None]
+        pairs = [prompts[row] for row in found], [request for request in nearest if request is not None]
         log_score = queries.new_full((len(prompts),), -torch.inf)
-        log_score[found] = self.scope.log_score(squared_distance[found], *texts)
+        log_score[found] = self.scope.log_score(squared_distance[found], *pairs)
         return Routes(log_score, nearest)

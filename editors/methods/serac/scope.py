@@ -20,6 +20,8 @@ from editors.base_models.loading import resolve_package
 from editors.common.autocast import without_autocast
 from editors.common.errors import BaseModelError
 from editors.methods.serac.kept import keep_model, kept_model
+from editors.methods.serac.subjects import mentioned, without_subject
+from editors.texts.requests import EditRequest
 
 Distance = Literal["squared", "cosine"]
 Pooling = Literal["mean", "first"]
@@ -134,13 +136,13 @@ class Scope(nn.Module):
         return embeddings
 
     @abstractmethod
-    def log_score(self, squared_distance: Tensor, queries: Sequence[str], prompts: Sequence[str]) -> Tensor:
-        """`[P]` log s of pairs of a query and an edit prompt, differentiable.
+    def log_score(self, squared_distance: Tensor, queries: Sequence[str], requests: Sequence[EditRequest]) -> Tensor:
+        """`[P]` log s of pairs of a query and an edit, differentiable.
 
         Args:
-            squared_distance: `[P]` squared Euclidean distances between their embeddings.
+            squared_distance: `[P]` squared Euclidean distances between the embeddings of query and edit prompt.
             queries: the P queries.
-            prompts: the P edit prompts.
+            requests: the P edits.
         """
 
 
@@ -160,10 +162,40 @@ class EmbeddingScope(Scope):
         self.distance: Distance = distance
         self.log_scale = nn.Parameter(torch.full((1,), scale).log())  # of this shape for DeepSpeed; the log keeps s < 1
 
-    def log_score(self, squared_distance: Tensor, queries: Sequence[str], prompts: Sequence[str]) -> Tensor:  # noqa: ARG002
+    def log_score(self, squared_distance: Tensor, queries: Sequence[str], requests: Sequence[EditRequest]) -> Tensor:  # noqa: ARG002
         """`-scale * distance`."""
         factor = 0.5 if self.distance == "cosine" else 1.0
         return -self.log_scale.exp() * factor * squared_distance
+
+
+class SubjectScope(Scope):
+    """`log s = -a (1 - cos) - b (1 - cos') - c (1 - m)`: is the query about the subject, and asks the same of it?
+
+    The first cosine is that of query and edit prompt, the second that of both without the subject, and m how much of
+    the subject the query names (see `mentioned`). An embedding alone hardly tells a paraphrase from another question
+    about the subject, whose name fills most of both. Of a request without a subject the first two terms are left.
+
+    Args:
+        encoder: texts to embeddings of length 1.
+        scale: a at the start; b and c start at half of it.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, scale: float) -> None:
+        super().__init__(encoder)
+        self.log_scales = nn.Parameter(torch.tensor([scale, scale / 2, scale / 2]).log())
+
+    def log_score(self, squared_distance: Tensor, queries: Sequence[str], requests: Sequence[EditRequest]) -> Tensor:
+        """The three terms, weighted."""
+        asked = [without_subject(query, edit.subject) for query, edit in zip(queries, requests, strict=True)]
+        edited = [without_subject(edit.prompt, edit.subject) for edit in requests]
+        place = {text: number for number, text in enumerate(dict.fromkeys([*asked, *edited]))}
+        embedded = self.embed(list(place))
+        difference = embedded[[place[text] for text in asked]] - embedded[[place[text] for text in edited]]
+        named = [mentioned(query, edit.subject) for query, edit in zip(queries, requests, strict=True)]
+        unnamed = 1 - squared_distance.new_tensor(named)
+        # Half the squared distance of embeddings of length 1 is 1 - cos.
+        terms = torch.stack([0.5 * squared_distance, 0.5 * difference.square().sum(dim=-1), unnamed])
+        return -self.log_scales.exp() @ terms
 
 
 class CrossAttentionScope(Scope):
@@ -179,9 +211,9 @@ class CrossAttentionScope(Scope):
         self.reader = reader
         self.head = nn.Linear(reader.width, 1)
 
-    def log_score(self, squared_distance: Tensor, queries: Sequence[str], prompts: Sequence[str]) -> Tensor:  # noqa: ARG002
+    def log_score(self, squared_distance: Tensor, queries: Sequence[str], requests: Sequence[EditRequest]) -> Tensor:  # noqa: ARG002
         """`log sigmoid` of the head's output."""
-        read = self.reader(prompts, queries)
+        read = self.reader([request.prompt for request in requests], queries)
         with without_autocast(read.device):
             return functional.logsigmoid(self.head(read).squeeze(-1))
 

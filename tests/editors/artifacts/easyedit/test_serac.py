@@ -242,6 +242,7 @@ def test_settings_have_every_field_and_name_the_folders(exported: Path) -> None:
     ("config", "name", "reason"),
     [
         ({"scope": "cross_attention"}, NAME, "its cross-attention is a classifier"),
+        ({"scope": "subject"}, NAME, "knows no subjects"),
         ({"pooling": "mean"}, NAME, "takes the mean over all tokens. Train with --model.serac.pooling first"),
         ({}, "my/qwen", "only where gpt or llama is in the model's name"),
     ],

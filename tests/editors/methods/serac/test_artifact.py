@@ -25,7 +25,7 @@ from tests.tiny_world import TinyWorld, row
 REQUEST = EditRequest(row(0)["src"], row(0)["alt"])
 
 
-@pytest.fixture(scope="module", params=["embedding", "cross_attention"])
+@pytest.fixture(scope="module", params=["embedding", "subject", "cross_attention"])
 def trained(request: pytest.FixtureRequest, tiny_world: TinyWorld) -> SERAC:
     """An editor whose encoder has left its published weights."""
     editor = new_editor(tiny_world, {"scope": request.param})

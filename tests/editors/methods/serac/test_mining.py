@@ -35,14 +35,18 @@ def letters(texts: Sequence[str]) -> Tensor:
     return torch.tensor([[float(text.lower().count(letter)) for letter in "abz"] for text in texts])
 
 
+def prompts(mined: MinedNegatives, prompt: str) -> list[str]:
+    return [edit.prompt for edit in mined.of(prompt)]
+
+
 @pytest.mark.parametrize("together", [1, 3, 256])
 def test_the_most_similar_prompts_come_first(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mining, "_TOGETHER", together)
     mined = MinedNegatives(letters, FACTS, 2)
-    assert mined.of("aaaa") == ["aaab", "aabb"]
-    assert mined.of("abbb") == ["aabb", "aaab"]
-    assert mined.of("Aaaa ?") == ["aaab", "aabb"], "marks and case do not matter"
-    assert mined.of("nowhere") == []
+    assert prompts(mined, "aaaa") == ["aaab", "aabb"]
+    assert prompts(mined, "abbb") == ["aabb", "aaab"]
+    assert prompts(mined, "Aaaa ?") == ["aaab", "aabb"], "marks and case do not matter"
+    assert prompts(mined, "nowhere") == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,7 @@ def test_the_most_similar_prompts_come_first(together: int, monkeypatch: pytest.
 def test_what_asks_for_the_same_is_no_negative(changed: dict[str, Any], same: bool) -> None:
     first = replace(FACTS[0], subject="a", ground_truth="one", relation="r")
     mined = MinedNegatives(letters, [first, replace(FACTS[1], **changed), *FACTS[2:]], 1)
-    assert mined.of("aaaa") == (["aabb"] if same else ["aaab"])
+    assert prompts(mined, "aaaa") == (["aabb"] if same else ["aaab"])
 
 
 def test_sameness_is_passed_on() -> None:
@@ -73,19 +77,19 @@ def test_sameness_is_passed_on() -> None:
         EditRecord("aabb", "x", rephrases=("two",)),
         FACTS[3],
     ]
-    assert MinedNegatives(letters, facts, 3).of("aaaa") == ["abbb"]
+    assert prompts(MinedNegatives(letters, facts, 3), "aaaa") == ["abbb"]
 
 
 def test_a_prompt_that_occurs_often_is_one() -> None:
-    assert MinedNegatives(letters, [*FACTS, *FACTS], 9).of("aaaa") == ["aaab", "aabb", "abbb"]
+    assert prompts(MinedNegatives(letters, [*FACTS, *FACTS], 9), "aaaa") == ["aaab", "aabb", "abbb"]
 
 
 def test_they_are_out_of_scope_in_the_loss(tiny_world: TinyWorld) -> None:
     editor = new_editor(tiny_world, hard_negatives=0, mined_negatives=2, training={"c_edit": 0.0})
     batch = first_batch(tiny_world, editor)
     records = [EditRecord(f"Who founded {name}?", "x") for name in ("Beldor", "Kesnor", "Lummar")]
-    prompts = [request.prompt for request in batch.requests.requests]
-    records += [EditRecord(prompt, "x") for prompt in prompts]
+    edited = [request.prompt for request in batch.requests.requests]
+    records += [EditRecord(prompt, "x") for prompt in edited]
     without = editor.episode_losses(batch).locality
     assert isinstance(editor.objective, SupervisedObjective)
     negatives = MinedNegatives(editor.network.published_encoder(), records, 2)
@@ -94,9 +98,9 @@ def test_they_are_out_of_scope_in_the_loss(tiny_world: TinyWorld) -> None:
     pairs = EditPairs.of(editor.network.scope, BaseTexts(editor.tokenizer), batch)
     kinds, embed = pairs.by_kind(0), editor.network.scope.embed
     mined = [
-        editor.network.scope.log_score((embed([query]) - embed([prompt])).square().sum(1), [query], [prompt])
-        for query, own in zip(pairs.queries, prompts, strict=False)
-        for prompt in negatives.of(own)
+        editor.network.scope.log_score((embed([query]) - embed([edit.prompt])).square().sum(1), [query], [edit])
+        for query, own in zip(pairs.queries, edited, strict=False)
+        for edit in negatives.of(own)
     ]
     assert len(mined) == 2 * batch.rephrase.num_texts
     wanted = scope_loss(kinds["paraphrase"], torch.cat([kinds["locality"], *mined]))
@@ -108,9 +112,10 @@ def test_they_are_out_of_scope_in_the_loss(tiny_world: TinyWorld) -> None:
 
 def test_training_mines_the_training_set(tiny_world: TinyWorld, tmp_path: Path) -> None:
     cli = tiny_world.run("fit", tmp_path / "runs", "--model.mined_negatives=1", "--trainer.max_steps=2", editor="serac")
-    prompts = {record.prompt for record in cli.datamodule.records["train"]}
+    asked = {record.prompt for record in cli.datamodule.records["train"]}
     mined = cli.model.objective.mined
-    assert all(set(mined.of(prompt)) < prompts - {prompt} and len(mined.of(prompt)) == 1 for prompt in prompts)
+    found = {prompt: prompts(mined, prompt) for prompt in asked}
+    assert all(set(others) < asked - {prompt} and len(others) == 1 for prompt, others in found.items())
 
 
 def test_a_negative_number_is_refused(tiny_world: TinyWorld) -> None:

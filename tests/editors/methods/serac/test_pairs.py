@@ -19,8 +19,8 @@ from tests.tiny_world import TinyWorld
 class Minus:
     """A scope whose scores are minus the distances."""
 
-    def log_score(self, squared_distance: Tensor, queries: list[str], prompts: list[str]) -> Tensor:
-        assert len(squared_distance) == len(queries) == len(prompts)
+    def log_score(self, squared_distance: Tensor, queries: list[str], requests: list[EditRequest]) -> Tensor:
+        assert len(squared_distance) == len(queries) == len(requests)
         return -squared_distance
 
 

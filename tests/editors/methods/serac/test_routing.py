@@ -37,9 +37,9 @@ def test_cross_attention_decides_on_the_nearest_edit(llama: World, encoder: Path
     prompts = [WORDS.text(prompt) for prompt in PROMPTS]
     edit = remembered(network, EDITS, [0, 0], 1, WORDS)
     routes = edit.router.route(prompts, [0] * 4)
-    nearest = [request.prompt for request in routes.nearest if request is not None]
-    assert nearest[0] == prompts[0]
-    assert nearest[2] == prompts[2]
+    nearest = [request for request in routes.nearest if request is not None]
+    assert nearest[0].prompt == prompts[0]
+    assert nearest[2].prompt == prompts[2]
     torch.testing.assert_close(routes.log_score, network.scope.log_score(torch.zeros(4), prompts, nearest))
 
 

@@ -15,10 +15,13 @@ from editors.methods.serac.scope import (
     Distance,
     EmbeddingScope,
     SentenceEncoder,
+    SubjectScope,
     best_threshold,
     scope_loss,
     squared_distances,
 )
+from editors.methods.serac.subjects import mentioned
+from editors.texts.requests import EditRequest
 from tests.tiny_world import write_encoder
 
 TEXTS = ("Who founded Beldor?", "What is spoken in Fengal?", "nq question: who lives in Jorkes by the sea")
@@ -94,8 +97,9 @@ def test_cross_attention_reads_both_texts(folder: Path) -> None:
     encoder, reader = (SentenceEncoder(str(folder), normalise=normalise) for normalise in (True, False))
     scope = CrossAttentionScope(encoder, reader)
     pairs = [(query, prompt) for query in TEXTS for prompt in TEXTS[:2]]
-    queries, prompts = zip(*pairs, strict=True)
-    scores = scope.log_score(torch.zeros(len(pairs)), queries, prompts)
+    queries = [query for query, _ in pairs]
+    edits = [EditRequest(prompt, "x") for _, prompt in pairs]
+    scores = scope.log_score(torch.zeros(len(pairs)), queries, edits)
     for score, (query, prompt) in zip(scores, pairs, strict=True):
         encoded = reader.tokenizer(prompt, query, return_tensors="pt")
         state = reader.model(**encoded).last_hidden_state.mean(dim=1)
@@ -103,7 +107,32 @@ def test_cross_attention_reads_both_texts(folder: Path) -> None:
     scores.sum().backward()
     assert all((p.grad is None) == name.startswith("encoder.") for name, p in scope.named_parameters())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(scope.log_score(torch.zeros(len(pairs)), queries, prompts), scores), "scores are in float32"
+        assert torch.equal(scope.log_score(torch.zeros(len(pairs)), queries, edits), scores), "scores are in float32"
+
+
+def test_the_subject_scope_weighs_wording_question_and_subject(folder: Path) -> None:
+    scope = SubjectScope(SentenceEncoder(str(folder), normalise=True), 4.0)
+    scope.log_scales.data = torch.tensor([3.0, 2.0, 1.0]).log()
+    edit = EditRequest("Who founded Beldor?", "x", subject="Beldor")
+    queries = ["Who founded beldor?", "Who founded Kesnor?", "Where is Beldor?"]
+    embedded = scope.embed([*queries, edit.prompt])
+    distance = (embedded[:-1] - embedded[-1]).square().sum(dim=1)
+    asked = scope.embed(["Who founded it?", "Who founded Kesnor?", "Where is it?", "Who founded it?"])
+    question = 0.5 * (asked[:-1] - asked[-1]).square().sum(dim=1)
+    named = torch.tensor([mentioned(query, "Beldor") for query in queries])
+    assert named[0] == named[2] == 1 > named[1]
+    found = scope.log_score(distance, queries, [edit] * 3)
+    torch.testing.assert_close(found, -(1.5 * distance + 2 * question + 1 - named), rtol=1e-4, atol=1e-5)
+    found.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in scope.parameters())
+
+
+def test_without_a_subject_the_wording_counts(folder: Path) -> None:
+    scope = SubjectScope(SentenceEncoder(str(folder), normalise=True), 4.0)
+    edit = EditRequest("Who founded Beldor?", "x")
+    assert scope.log_score(torch.zeros(1), [edit.prompt], [edit]) == 0
+    distance = (scope.embed(["Where is it?"]) - scope.embed([edit.prompt])).square().sum(dim=1)
+    torch.testing.assert_close(scope.log_score(distance, ["Where is it?"], [edit]), -(2 + 1) * distance)
 
 
 def test_loss_is_the_binary_cross_entropy() -> None:
