@@ -6,6 +6,11 @@ import logging
 import sys
 from pathlib import Path
 
+from editors.training.run.overview import show_overview
+
+if __name__ == "__main__" or Path(sys.argv[0]).stem == "hyperedit":
+    show_overview(sys.argv[1:])  # before what a training needs is imported: that takes seconds
+
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
@@ -25,6 +30,7 @@ try:
     from editors.training.direct import DirectEditor  # noqa: F401 - known by its name, as the registered ones
     from editors.training.module import Editor
     from editors.training.run.cli import RunCLI
+    from editors.training.run.help import explained, named
     from editors.training.run.provenance import run_facts
     from editors.training.run.trainer import PlanTrainer
 except ModuleNotFoundError as missing:
@@ -76,6 +82,12 @@ class EditorCLI(RunCLI):
             if method.needs_training:
                 method.load_module()  # the parser finds, and lists, only classes that are imported
         parser.link_arguments("model.init_args.base_model", "data.init_args.base_model")
+
+    def explained_classes(self) -> str:
+        """The options of the data module and of the editors, of those only that the command line names."""
+        editors = [method.load_module() for method in registered_methods().values() if method.needs_training]
+        classes: dict[str, list[type]] = {"data": [EditDataModule], "model": named(editors, self.arguments)}
+        return explained(classes, {"model": ("base_model", "training")})
 
 
 def main(arguments: list[str] | None = None) -> EditorCLI:

@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.doubtful import warn_of_doubtful_data
 from datamodules.episodes import EpisodeCollator, EvaluationEpisodes, TrainingEpisodes
 from datamodules.leaks import LeakPolicy, handle_leaks, handle_pool_leaks
 from datamodules.locality_pool import read_locality_pool
@@ -161,6 +162,7 @@ class EditDataModule(LightningDataModule):
         if self.limit_val and len(self.records["val"]) > self.limit_val:
             records = self.records["val"]
             self.records["val"] = [records[i * len(records) // self.limit_val] for i in range(self.limit_val)]
+        warn_of_doubtful_data(self.records, self.pool, self.near_locality, self.locality_per_edit)
         counts = ", ".join(f"{len(records):,} {split}" for split, records in self.records.items())
         _LOG.info("Edit records: %s; %s locality questions in the pool.", counts, f"{len(self.pool):,}")
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.json_files import Row, load_json, load_rows, shown
+from datamodules.json_files import Row, load_json, load_rows
 from datamodules.records import EditRecord, Probe, parse_rows
 from editors.common.errors import DataError
 from editors.scoring.report.cases import SAME_QUESTION
+from editors.texts.json_documents import shown
 
 _SHOWN_IDS = 10
 
@@ -95,7 +96,7 @@ def _parse_nested(row: Row) -> EditRecord:
         ground_truth=truth,
         rephrases=row.texts("paraphrase_prompts"),
         locality=tuple(Probe(prompt, truth, near=SAME_QUESTION) for prompt in row.texts("neighborhood_prompts")),
-        relation=rewrite.text("relation_id"),
+        relation=rewrite.text("relation_id") if "relation_id" in rewrite.values else "",
         source=row.source,
     )
 
@@ -106,7 +107,7 @@ def _parse_flat(row: Row) -> EditRecord:
         target_new=row.text("target_new"),
         subject=row.text("subject"),
         ground_truth=row.text("ground_truth"),
-        rephrases=(row.text("rephrase_prompt"),),
+        rephrases=row.one_or_more("rephrase_prompt"),
         locality=(Probe(row.text("locality_prompt"), row.text("locality_ground_truth"), near=SAME_QUESTION),),
         source=row.source,
     )

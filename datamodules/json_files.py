@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from editors.common.errors import DataError, EditorError
-from editors.texts.requests import require_unicode
+from editors.texts.json_documents import parsed, read_file, shown
+from editors.texts.requests import require_text
 
-_SHOWN_CHARS = 80
+_REMEDY = "check the path of the data file (data.path)"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,32 @@ class Row:
             raise DataError(f"{self.prefix}{name} is an empty list; at least one text is needed")
         return tuple(as_text(item, f"{self.prefix}{name}[{index}]") for index, item in enumerate(items))
 
+    def wordings(self, *names: str) -> tuple[str, ...]:
+        """Return the texts of these fields, each of one text or a list of texts, where they are present; each once.
+
+        Raises:
+            DataError: a field holds something else, or a blank text.
+        """
+        given = [name for name in names if self.values.get(name) not in (None, [])]
+        return tuple(dict.fromkeys(text for name in given for text in self.one_or_more(name)))
+
+    def one_or_more(self, name: str) -> tuple[str, ...]:
+        """Return the text of a field, or the texts of its list.
+
+        Raises:
+            DataError: the field is missing or holds something else, or a text is blank.
+        """
+        return self.texts(name) if isinstance(self.value(name), list) else (self.text(name),)
+
+    def answer(self, *names: str) -> str:
+        """Return the first of these fields that is present: a text, or an object with its text as `str` (ROME).
+
+        Raises:
+            DataError: as `text`.
+        """
+        name = self._present(names)
+        return self.part(name).text("str") if isinstance(self.values[name], dict) else self.text(name)
+
     def part(self, name: str) -> Row:
         """Return an object inside this row.
 
@@ -113,24 +139,17 @@ def as_text(value: Any, name: str) -> str:
     """Return `value` without outer blanks.
 
     Raises:
-        DataError: it is not text, or blank, or holds half a surrogate pair, which no tokenizer reads.
+        DataError: it is not text, or blank, or too long, or holds half a surrogate pair, which no tokenizer reads.
     """
     if not isinstance(value, str):
         raise DataError(f"{name} must be text, got {shown(value)}")
     if not value.strip():
         raise DataError(f"{name} is empty")
     try:
-        require_unicode(value, name)
+        require_text(value, name)
     except EditorError as error:
         raise DataError(str(error)) from error
     return value.strip()
-
-
-def shown(value: Any) -> str:
-    """Return type and value for an error message, cut to a readable length."""
-    text = repr(value)
-    cut = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
-    return f"{type(value).__name__} {cut}"
 
 
 def load_rows(path: Path | str) -> list[Row]:
@@ -144,7 +163,7 @@ def load_rows(path: Path | str) -> list[Row]:
     """
     file = Path(path)
     if file.suffix == ".jsonl":
-        lines = enumerate(_read(file).split(b"\n"), start=1)
+        lines = enumerate(read_file(file, _REMEDY).split(b"\n"), start=1)
         return [_line_row(line, f"{file.name} line {number}") for number, line in lines if line.strip()]
     document = load_json(file)
     if not isinstance(document, list):
@@ -158,36 +177,16 @@ def load_json(path: Path | str) -> Any:
     Raises:
         DataError: the file cannot be read, or is not valid UTF-8 or JSON.
     """
-    raw = _read(Path(path))
+    raw = read_file(Path(path), _REMEDY)
     try:
-        return _decode(raw)
+        return parsed(raw)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{file.absolute()} cannot be read ({error.strerror}); check the path of the data file (data.path)"
-        ) from error
-
-
-def _decode(raw: bytes) -> Any:
-    try:
-        return json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        where = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
-        raise DataError(f"not UTF-8 ({where}); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        hint = "; a file with one row per line must be named .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"not valid JSON ({error}){hint}") from error
-
-
 def _line_row(line: bytes, source: str) -> Row:
     try:
-        return _row(_decode(line), source)
+        return _row(parsed(line), source)
     except DataError as error:
         return Row(source, fault=str(error))
 

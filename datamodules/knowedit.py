@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.json_files import Row, load_rows, shown
+from datamodules.json_files import Row, load_rows
 from datamodules.records import EditRecord, Probe, parse_rows
 from editors.common.errors import DataError
 from editors.scoring.report.cases import OTHER_RELATION
+from editors.texts.json_documents import shown
 
 _LOG = logging.getLogger(__name__)
 _OTHER_RELATIONS = "Relation_Specificity"
@@ -23,9 +24,10 @@ _RESTATES_EDIT = "that ask for the edited fact itself"
 def read_knowedit(path: Path | str, *, skip_invalid: bool = False) -> list[EditRecord]:
     """Read a KnowEdit file (wiki_recent, wiki_counterfact, ZsRE, WikiBio).
 
-    Fields: `subject` or `concept`, `prompt` or `text`, `target_new` or `labels`; optional `ground_truth`,
-    `rephrase_prompt`, `portability` and `locality`. Answers come as text, lists, or lists of alias lists: the first
-    text is taken. Which probes are left out, and why, is told at `read_probes` and `read_locality`.
+    Fields: `subject` or `concept`, `prompt` or `text`, `target_new` or `labels`; optional `ground_truth`, `relation`,
+    `rephrase_prompt`, `rephrase` and `rephrases` (each one text or a list of them), `portability` and `locality`.
+    Answers come as text, lists, or lists of alias lists: the first text is taken. Which probes are left out, and why,
+    is told at `read_probes` and `read_locality`.
 
     Args:
         path: a JSON list or a JSONL file.
@@ -45,12 +47,13 @@ def _parse(row: Row, *, left_out: Counter[str]) -> EditRecord:
     truths = _answers(row.values.get("ground_truth"), "ground_truth")
     return EditRecord(
         prompt=row.text("prompt", "text"),
-        target_new=row.text("target_new", "labels"),
+        target_new=row.answer("target_new", "labels"),
         subject=subject,
         ground_truth=truths[0] if truths else "",
-        rephrases=(row.text("rephrase_prompt"),) if "rephrase_prompt" in row.values else (),
+        rephrases=row.wordings("rephrase_prompt", "rephrase", "rephrases"),
         locality=read_locality(row, subject, truths, left_out),
         portability=read_probes(row, "portability", left_out),
+        relation=row.text("relation") if row.values.get("relation") else "",
         source=row.source,
     )
 

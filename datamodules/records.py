@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from datamodules.json_files import Row, as_text, shown
+from datamodules.json_files import Row, as_text
 from editors.common.errors import DataError
+from editors.texts.json_documents import shown
 from editors.texts.neighbours import template_of
-from editors.texts.requests import EditRequest
+from editors.texts.requests import EditRequest, about
 
 _LOG = logging.getLogger(__name__)
 _SHOWN_FAULTS = 20
@@ -52,7 +53,8 @@ class EditRecord:
     Args:
         prompt: the edit prompt ("What is the capital of France?").
         target_new: the answer the edited model must give.
-        subject: the entity the fact is about; empty where the data set names none. Must occur in `prompt`.
+        subject: the entity the fact is about; empty where the data set names none. Must occur in `prompt`, where "{}"
+            may stand for it.
         ground_truth: the true answer before the edit; empty where it is unknown.
         rephrases: paraphrases of `prompt` (generality).
         locality: questions whose answers must not move.
@@ -84,10 +86,14 @@ class EditRecord:
         for name in ("subject", "ground_truth", "relation"):
             if not isinstance(getattr(self, name), str):
                 raise DataError(f"{name} must be text (empty where unknown), got {shown(getattr(self, name))}")
+            if getattr(self, name).strip():
+                as_text(getattr(self, name), name)
         if not isinstance(self.rephrases, tuple):
             raise DataError(f"rephrases must be a tuple of texts, got {shown(self.rephrases)}")
         for index, text in enumerate(self.rephrases):
             as_text(text, f"rephrases[{index}]")
+        object.__setattr__(self, "prompt", about(self.prompt, self.subject))
+        object.__setattr__(self, "rephrases", tuple(about(text, self.subject) for text in self.rephrases))
         if self.subject and self.subject not in self.prompt:
             raise DataError(f"subject {self.subject!r} is not in prompt {self.prompt!r}; spell it as there")
 

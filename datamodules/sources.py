@@ -65,7 +65,7 @@ class ZsRE:
 
 @dataclass
 class MQuAKE:
-    """A file of MQuAKE's question-answering edits (PokeMQA format): paraphrases, but no locality of its own.
+    """A file of MQuAKE: its multi-hop cases, or its single edits as questions (PokeMQA); no locality of its own.
 
     Args:
         file: file name, relative to the data module's `path`.

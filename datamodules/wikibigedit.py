@@ -55,7 +55,7 @@ def _parse(row: Row) -> EditRecord:
         prompt=row.text("prompt"),
         target_new=row.text("target_new"),
         subject=row.text("subject"),
-        rephrases=(row.text("rephrase_prompt"),),
+        rephrases=row.one_or_more("rephrase_prompt"),
         locality=(Probe(row.text("locality_prompt"), row.text("locality_ground_truth"), near=SAME_QUESTION),),
         source=row.source,
     )

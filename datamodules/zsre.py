@@ -46,7 +46,7 @@ def _parse(row: Row, *, left_out: Counter[str]) -> EditRecord:
         target_new=row.text("alt"),
         subject=subject,
         ground_truth=answers[0],
-        rephrases=(row.text("rephrase"),),
+        rephrases=row.one_or_more("rephrase"),
         locality=(unrelated, *read_locality(row, subject, answers, left_out)),
         portability=_portability(row, left_out),
         source=row.source,

@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("deepspeed", "jsonargparse", "lightning", "omegaconf", "pytorch_lightning")
 TRAINING = (*LIBRARIES, "matplotlib")
 MODELS = ("torch", "transformers")
+# What `--help` loads until it ends the process.
+HELP = """import contextlib, io, {0}
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    {0}.main(["--help"])
+"""
 METHODS = ("editors.methods.ke", "editors.methods.mend", "editors.methods.serac")
 
 
@@ -22,6 +27,7 @@ METHODS = ("editors.methods.ke", "editors.methods.mend", "editors.methods.serac"
         ("import editors", (*TRAINING, *MODELS)),
         ("from editors.making.registry import Method", MODELS),
         ("import callbacks", (*TRAINING, *MODELS, *METHODS)),
+        (HELP.format("editors.cli.line"), (*TRAINING, *MODELS, "rich")),
         *(
             pytest.param(statement, unwanted, marks=pytest.mark.slow)
             for statement, unwanted in (
@@ -34,7 +40,7 @@ METHODS = ("editors.methods.ke", "editors.methods.mend", "editors.methods.serac"
     ],
 )
 def test_importing_loads_no_more_than_it_says(statement: str, unwanted: tuple[str, ...]) -> None:
-    script = f"import sys; {statement}; print(sorted(set({unwanted}) & set(sys.modules)))"
+    script = f"import sys\n{statement}\nprint(sorted(set({unwanted}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

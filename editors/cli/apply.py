@@ -22,14 +22,15 @@ from editors.cli.options import (
 from editors.common.files import require_file_path
 from editors.lm.ask import ask, require_room
 from editors.texts.forms import FORMS
-from editors.texts.requests import EditRequest, require_unicode
+from editors.texts.requests import EditRequest, about, require_text
 
 
 def add(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("apply", help="make one edit and show answers before and after")
     parser.add_argument("artifact", help="folder of an exported editor")
-    parser.add_argument("--prompt", required=True, help="the question whose answer has to change")
+    prompt = "the question whose answer has to change; {} in it stands for the subject"
+    parser.add_argument("--prompt", required=True, help=prompt)
     parser.add_argument("--target", required=True, help="the new answer")
     for name in ("subject", "relation"):
         parser.add_argument(f"--{name}", help=f"the fact's {name}, kept with the edit: compose tells conflicts by them")
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         require_file_path(options.save)
     request = EditRequest(options.prompt, options.target, options.subject, options.relation, options.form)
     for question in options.ask:
-        require_unicode(question, "--ask")
+        require_text(question, "--ask")
     require_device(options.device)
     editor = load_editor(options.artifact).to(options.device)
     source = chosen_base_model(options, editor.base_model)
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     tokenizer = load_tokenizer(source)
     if request.form == "bare":
         warn_of_bare_edits(tokenizer, "--form chat", console)
-    prompts = [options.prompt, *options.ask]
+    prompts = [request.prompt, *(about(question, request.subject) for question in options.ask)]
     require_room(model, tokenizer, prompts, request.form)
     before = ask(model, tokenizer, prompts, form=request.form)
     edit = editor.edit(model, tokenizer, [request])

@@ -25,6 +25,7 @@ from editors.cli.options import (
     chosen_base_model,
     require_device,
     warn_of_bare_edits,
+    warn_of_contradictions,
     whole_number,
 )
 from editors.common.exit_codes import ExitCode
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     require_device(options.device)
     editor = load_editor(options.artifact).to(options.device)
     forms = Counter(_form(row) for row in read_request_rows(requests))
+    warn_of_contradictions(read_request_rows(requests), "Each edit is made alone, so all of them are made", console)
     with journal(output, _facts(options), resume=options.resume) as lines:
         summary = _Summary(lines.read())
         if summary.rows < forms.total():
@@ -152,6 +154,7 @@ class _Summary:
         self.bad: list[dict[str, Any]] = []
         self._done = 0
         self._chats = 0
+        self._already = 0
         self._seconds = 0.0
         self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for line in lines:
@@ -169,6 +172,7 @@ class _Summary:
             return
         self._done += 1
         self._chats += line.get("form") == "chat"
+        self._already += line["scores"].get(before_edit(RELIABILITY)) == 1
         self._seconds += line["seconds"]
         for name, value in line["scores"].items():
             self._sums[name][0] += value
@@ -187,6 +191,7 @@ class _Summary:
             "rows": self.rows,
             "done": self._done,
             **({"chat_form": self._chats} if self._chats else {}),
+            "said_before": self._already,
             "bad": self.bad,
             "metrics": self._means(),
             "seconds_per_edit": self._seconds / self._done if self._done else None,
@@ -205,6 +210,9 @@ class _Summary:
             console.print(table)
         if self._done:
             console.print(f"{1000 * self._seconds / self._done:.1f} ms for an edit")
+        if self._already:
+            line = f"{self._already} of {self._done} edit(s) ask for what the base model says without them"
+            console.print(Text(line, style="yellow"))
         for row in self.bad[:10]:
             console.print(Text(f"row {row['row']}: {row['error']}", style="red"))
         console.print(Text(f"{self._done} done, {len(self.bad)} bad; all rows are in {output / ROWS}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from rich.text import Text
 
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
+from editors.texts.conflicts import told_conflicts
 from editors.texts.forms import has_chat_template
+from editors.texts.request_files import BadRow, RequestRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,3 +79,16 @@ def warn_of_bare_edits(tokenizer: PreTrainedTokenizerBase, remedy: str, console:
     if has_chat_template(tokenizer):
         line = f"The base model has a chat template, in which edits made in bare form seldom hold; give {remedy}"
         console.print(Text(line, style="yellow"), soft_wrap=True)
+
+
+def warn_of_contradictions(rows: Iterable[RequestRow | BadRow], effect: str, console: Console) -> None:
+    """Say in a line how many rows of a file ask for different answers to one question, if any do.
+
+    Args:
+        rows: of the file.
+        effect: what follows from that.
+        console: where to print the line.
+    """
+    told = told_conflicts([row.request for row in rows if isinstance(row, RequestRow)], "row(s)")
+    if told:
+        console.print(Text(f"{told}. {effect}", style="yellow"), soft_wrap=True)

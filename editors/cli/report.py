@@ -25,6 +25,7 @@ from editors.cli.options import (
     add_output_option,
     chosen_base_model,
     require_device,
+    warn_of_contradictions,
     whole_number,
 )
 from editors.common.errors import EditorError, UsageError
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         card = _report_on_edit(options, editor, texts)
     else:
         assert editor is not None
-        card = _report_on_editor(options, editor, texts)
+        card = _report_on_editor(options, editor, texts, console)
     with new_folder(options.output) as folder:
         save_report(card, folder)
     console.print(report_table(card))
@@ -94,10 +95,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return ExitCode.SOME_BAD if card.bad else ExitCode.DONE
 
 
-def _report_on_editor(options: argparse.Namespace, editor: LoadedEditor, texts: Texts) -> ReportCard:
+def _report_on_editor(options: argparse.Namespace, editor: LoadedEditor, texts: Texts, console: Console) -> ReportCard:
     """The card of an editor on the rows of a file."""
     rows = list(islice(read_request_rows(options.data), options.limit))
     require_usable(rows, options.data)
+    warn_of_contradictions(rows, "Made together they cannot hold", console)
     source = chosen_base_model(options, editor.base_model)
     model = load_base_model(source).to(options.device)
     editor.check_base_model(model)

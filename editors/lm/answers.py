@@ -14,6 +14,7 @@ from editors.lm.frozen import FrozenLM
 from editors.lm.generation import Ending
 from editors.texts.batches import EncodedText, Text, TokenBatch, collate_texts
 from editors.texts.encoders import EncodedPair, collate_pairs
+from editors.texts.padding import PAD_ID
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,14 +100,9 @@ def has_room(lm: FrozenLM, prompts: Sequence[str], beside: int = 0) -> list[bool
         beside: tokens that it may have to read beside the prompt, such as an edit in memory.
     """
     limit = longest_text(lm.model)
-    lengths = [len(ids) for ids in prompt_ids(lm, prompts)]
+    lengths = [len(ids) for ids in lm.texts.prompt_ids(prompts)]
     room = None if limit is None else lm.family.longest_prompt(limit, MOST_TOKENS)
     return [room is None or 0 < length <= room - beside for length in lengths]
-
-
-def prompt_ids(lm: FrozenLM, prompts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each prompt, special ones included."""
-    return [list(ids) for ids in lm.tokenizer(list(prompts))["input_ids"]] if prompts else []
 
 
 def answered(
@@ -121,16 +117,15 @@ def answered(
         episode: whose edit each text gets.
     """
     prefix = lm.texts.answer_prefix
-    read = prompt_ids(lm, prompts)
-    pad_id = lm.tokenizer.pad_token_id or 0
+    read = lm.texts.prompt_ids(prompts)
     if lm.family.has_encoder:
         labels = [(*prefix, *answer) for answer in answers]
         pairs = [EncodedPair(tuple(p), a, len(prefix)) for p, a in zip(read, labels, strict=True)]
-        tokens = collate_pairs(pairs, episode, pad_id)
+        tokens = collate_pairs(pairs, episode, PAD_ID)
     else:
         whole = [(*p, *a) for p, a in zip(read, answers, strict=True)]
         spans = [EncodedText(ids, len(p), len(ids)) for p, ids in zip(read, whole, strict=True)]
-        tokens = collate_texts(spans, episode, pad_id)
+        tokens = collate_texts(spans, episode, PAD_ID)
     said = lm.tokenizer.batch_decode([list(answer) for answer in answers], skip_special_tokens=True)
     tokens.texts = tuple(Text(*pair) for pair in zip(prompts, said, strict=True))
     return tokens.to(lm.model.device)

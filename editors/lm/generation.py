@@ -18,7 +18,7 @@ from editors.lm.batching.compact import Compact
 from editors.lm.batching.costs import pass_cost
 from editors.lm.kv_cache import KVCache, as_dynamic_cache
 from editors.texts.batches import TokenBatch
-from editors.texts.padding import padded_texts
+from editors.texts.padding import PAD_ID, padded_texts
 
 # How many tokens are generated before texts that have ended by then are left out of the passes.
 _ROUND = 8
@@ -138,7 +138,7 @@ def _generate_bucket(
     model: PreTrainedModel, prompts: Sequence[_Prompt], edit: Edit | None, length: int, ending: Ending | None
 ) -> list[list[int]]:
     """Up to `length` tokens after each prompt, all prompts in one batch."""
-    ids, mask = padded_texts([prompt.ids for prompt in prompts], _pad_id(model), family_of(model.config).prompt_side)
+    ids, mask = padded_texts([prompt.ids for prompt in prompts], PAD_ID, family_of(model.config).prompt_side)
     episode = torch.tensor([prompt.episode for prompt in prompts], device=ids.device)
     read = [p.kv_cache.first(p.row, p.read) for p in prompts if p.kv_cache is not None]
     cache = as_dynamic_cache(read) if read else None
@@ -218,11 +218,6 @@ def _end_ids(model: PreTrainedModel) -> set[int]:
     return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
 
-def _pad_id(model: PreTrainedModel) -> int:
-    """What fills a row; any token does, because it is masked before the prompt and cut off after the end."""
-    return _shipped(model).pad_token_id or 0
-
-
 def _shipped(model: PreTrainedModel) -> Any:
     """The generation settings the model ships with."""
     return model.generation_config
@@ -234,7 +229,7 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
     shipped = model.generation_config
     model.generation_config = GenerationConfig(
         eos_token_id=_shipped(model).eos_token_id,
-        pad_token_id=_pad_id(model),
+        pad_token_id=PAD_ID,  # any token does: it is cut off after the end
         decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
     )
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from editors.common.errors import EditorError
 from editors.texts.padding import padded_texts
+from editors.texts.prompts import first_read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -118,9 +119,12 @@ def _encodings(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, st
         raise EditorError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (use_fast=True) instead"
         )
-    encoding = tokenizer([_joined(*pair) for pair in pairs], return_offsets_mapping=True)
-    for ids, offsets, pair in zip(encoding["input_ids"], encoding["offset_mapping"], pairs, strict=True):
-        yield ids, offsets, *pair
+    texts = [_joined(*pair) for pair in pairs]
+    encoding = tokenizer(texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+    parts = (encoding[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    for ids, offsets, special, pair in zip(*parts, pairs, strict=True):
+        start = first_read(ids, special)
+        yield ids[start:], offsets[start:], *pair
 
 
 def _joined(prompt: str, answer: str) -> str:

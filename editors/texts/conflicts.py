@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from editors.texts.requests import EditRequest
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,12 @@ class Conflict:
     Args:
         prompt: the question, as first asked.
         targets: its answers, in order.
+        count: how many requests ask it; no part of what it says.
     """
 
     prompt: str
     targets: tuple[str, ...]
+    count: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return f"{self.prompt!r} → {' | '.join(map(repr, self.targets))}"
@@ -33,6 +37,11 @@ def normalised(text: str) -> str:
     """
     words = unicodedata.normalize("NFKC", text).casefold().split()
     return " ".join(words).strip(" ?!.,:;\"'")
+
+
+def same_answer(first: str, second: str) -> bool:
+    """Whether two answers differ in nothing but what `normalised` leaves out."""
+    return normalised(first) == normalised(second)
 
 
 def find_conflicts(requests: Iterable[EditRequest]) -> list[Conflict]:
@@ -55,9 +64,24 @@ def find_conflicts(requests: Iterable[EditRequest]) -> list[Conflict]:
     return list(dict.fromkeys(conflict for group in same.values() if (conflict := _conflict(group)) is not None))
 
 
+def told_conflicts(requests: Sequence[EditRequest], what: str) -> str:
+    """How many requests contradict one another, in a line; nothing where none do.
+
+    Args:
+        requests: of one file, or one split.
+        what: what they are called, such as "row(s)".
+    """
+    conflicts = find_conflicts(requests)
+    if not conflicts:
+        return ""
+    count = sum(conflict.count for conflict in conflicts)
+    shown = "; ".join(map(str, conflicts[:_SHOWN])) + ("; …" if len(conflicts) > _SHOWN else "")
+    return f"{count:,} of {len(requests):,} {what} contradict one another, on {len(conflicts):,} question(s): {shown}"
+
+
 def _conflict(same: Sequence[EditRequest]) -> Conflict | None:
     """The different answers to one question, if there are any."""
     targets: dict[str, str] = {}
     for request in same:
         targets.setdefault(normalised(request.target), request.target)
-    return Conflict(same[0].prompt, tuple(targets.values())) if len(targets) > 1 else None
+    return Conflict(same[0].prompt, tuple(targets.values()), len(same)) if len(targets) > 1 else None

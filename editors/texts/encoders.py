@@ -29,7 +29,8 @@ from editors.texts.batches import (
 )
 from editors.texts.episodes import RequestBatch
 from editors.texts.forms import in_form
-from editors.texts.padding import padded, padded_texts
+from editors.texts.padding import PAD_ID, padded, padded_texts
+from editors.texts.prompts import closed_ids, prompt_ids
 from editors.texts.requests import EditRequest
 
 if TYPE_CHECKING:
@@ -107,14 +108,21 @@ class TextEncoder(ABC):
         """Special tokens that the model reads between the prompt and any answer."""
         return ()
 
-    def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """`[B, T]` ids and attention mask of prompts without an answer."""
-        encoded = self.tokenizer(list(texts), return_tensors="pt", padding=True, padding_side=self.prompt_side)
-        return encoded["input_ids"], encoded["attention_mask"]
+    @abstractmethod
+    def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of prompts as the model reads them before an answer, special ones included."""
 
-    @property
-    def _pad_id(self) -> int:
-        return self.tokenizer.pad_token_id or 0
+    def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """`[B, T]` ids and attention mask of prompts without an answer.
+
+        Raises:
+            EditorError: a prompt yields no token.
+        """
+        ids = self.prompt_ids(texts)
+        for text, row in zip(texts, ids, strict=True):
+            if not row:
+                raise EditorError(f"prompt {text[:60]!r} yields no token, so nothing predicts an answer; give a text")
+        return padded_texts(ids, PAD_ID, self.prompt_side)
 
 
 class DecoderOnlyTexts(TextEncoder):
@@ -150,11 +158,15 @@ class DecoderOnlyTexts(TextEncoder):
     ) -> TokenBatch:
         """Prompt and answer as one text; refuses a prompt without a token too: nothing would predict its answer."""
         texts = encode_answers(self.tokenizer, pairs, max_length, limit_name, self._end_id)
-        return _in_words(collate_texts(texts, episode, self._pad_id, padding_side), pairs)
+        return _in_words(collate_texts(texts, episode, PAD_ID, padding_side), pairs)
 
     def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """Of prompt and answer as one text, whose tokens are counted together."""
         return encoding_faults(self.tokenizer, pairs, max_length, limit_name, self._end_id)
+
+    def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Without the end-of-text token that some tokenizers put behind every text: the answer follows."""
+        return prompt_ids(self.tokenizer, texts)
 
     def scored(self, tokens: TokenBatch) -> TokenBatch:
         """All but the end-of-text token."""
@@ -204,11 +216,15 @@ class EncoderDecoderTexts(TextEncoder):
         encoded = self._encode(pairs)
         for fault in filter(None, self._faults(pairs, encoded, max_length, limit_name)):
             raise EditorError(fault)
-        return _in_words(collate_pairs(encoded, episode, self._pad_id), pairs)
+        return _in_words(collate_pairs(encoded, episode, PAD_ID), pairs)
 
     def faults(self, pairs: _Pairs, max_length: int | None = None, limit_name: str = MODEL_LIMIT) -> list[str]:
         """Of prompt and answer each."""
         return self._faults(pairs, self._encode(pairs), max_length, limit_name)
+
+    def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """With all special tokens: a prompt is a whole text for the encoder."""
+        return closed_ids(self.tokenizer, texts)
 
     @property
     def answer_prefix(self) -> tuple[int, ...]:
@@ -219,7 +235,7 @@ class EncoderDecoderTexts(TextEncoder):
     def _encode(self, pairs: _Pairs) -> list[EncodedPair]:
         if not pairs:
             return []
-        prompts = self.tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+        prompts = self.prompt_ids([prompt for prompt, _ in pairs])
         answers = self.tokenizer(text_target=[answer.strip() for _, answer in pairs], return_special_tokens_mask=True)
         rows = zip(prompts, answers["input_ids"], answers["special_tokens_mask"], strict=True)
         # An answer of special tokens alone has no start.

@@ -83,7 +83,8 @@ def in_form(tokenizer: PreTrainedTokenizerBase, question: str, form: Form) -> st
 def bare_question(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The question in a text that `chat_prompt` made; any other text as it is.
 
-    The text may also be what the tokenizer decodes without special tokens, and white space around it may be missing.
+    The text may also begin with the beginning-of-text token, as a rendered template does, or be what the tokenizer
+    decodes without special tokens; and white space around it may be missing.
 
     Args:
         tokenizer: the model's.
@@ -130,7 +131,9 @@ def _made_frames(tokenizer: PreTrainedTokenizerBase) -> tuple[_Frame, ...]:
     except EditorError:  # then it has made no text
         return ()
     decoded = str(tokenizer.decode(tokenizer(rendered)["input_ids"], skip_special_tokens=True))
-    texts = (rendered, rendered.strip(), decoded, decoded.strip())
+    # As users render it, who leave the beginning-of-text token in.
+    begun = f"{tokenizer.bos_token or ''}{rendered}"
+    texts = (rendered, rendered.strip(), decoded, decoded.strip(), begun, begun.strip())
     parts = [text.split(_SENTINEL) for text in texts]
     # A frame of nothing but white space cannot be told from a bare text.
     frames = [_Frame(*part) for part in parts if len(part) == 2 and "".join(part).strip()]

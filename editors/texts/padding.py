@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+# What fills the tokens of a batch. They are masked, so any id that the model's table has will do. The tokenizer's own
+# padding token may lie outside of it: many were added without making the table larger.
+PAD_ID = 0
+
 
 def padded(rows: Sequence[Sequence[int] | Tensor], value: int, side: Literal["left", "right"] = "right") -> Tensor:
     """`[B, T]` the rows, filled up with `value`.

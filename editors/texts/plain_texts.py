@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from editors.common.errors import DataError, EditorError
+from editors.texts.json_documents import parsed, read_file, shown
 from editors.texts.requests import require_unicode
 
 # WikiText's headings: " = Title = ", " = = Section = = ". A line that only begins so is text.
@@ -45,19 +45,17 @@ def read_plain_texts(path: Path | str) -> list[str]:
         DataError: the file cannot be read, is not valid UTF-8 or JSON, or has no text; or rows of it are no text, or
             are blank.
     """
-    content = _content(Path(path))
+    content = read_file(Path(path), "check the path")
     is_txt = Path(path).suffix.lower() == ".txt"
-    texts = _paragraphs(content) if is_txt else _listed(content, Path(path))
+    texts = _paragraphs(_decoded(content, Path(path))) if is_txt else _listed(content, Path(path))
     if not texts:
         raise DataError(f"{path}: holds no text; perplexity needs at least one")
     return texts
 
 
-def _content(file: Path) -> str:
+def _decoded(content: bytes, file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{file.absolute()} cannot be read ({error.strerror}); check the path") from error
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 ({error.reason} at offset {error.start}); save it as UTF-8") from error
 
@@ -67,7 +65,7 @@ def _paragraphs(content: str) -> list[str]:
     return [line for line in lines if line and not _HEADING.fullmatch(line)]
 
 
-def _listed(content: str, file: Path) -> list[str]:
+def _listed(content: bytes, file: Path) -> list[str]:
     """The texts of a JSON list; reports all items that hold none."""
     texts: list[str] = []
     faults: list[str] = []
@@ -85,14 +83,13 @@ def _listed(content: str, file: Path) -> list[str]:
     return texts
 
 
-def _items(content: str, file: Path) -> Sequence[object]:
+def _items(content: bytes, file: Path) -> Sequence[object]:
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        hint = "a file with one paragraph in each line must be named .txt"
-        raise DataError(f"{file}: not valid JSON ({error}); {hint}") from error
+        document = parsed(content)
+    except DataError as error:
+        raise DataError(f"{file}: {error}; a file with one paragraph in each line must be named .txt") from error
     if not isinstance(document, list):
-        raise DataError(f"{file}: must hold a list of texts, got {_shown(document)}")
+        raise DataError(f"{file}: must hold a list of texts, got {shown(document)}")
     return document
 
 
@@ -101,7 +98,7 @@ def _text(item: object) -> str:
     if isinstance(item, str):
         return _stripped(item, "the text")
     if not isinstance(item, dict):
-        raise DataError(f"must be a text, or an object with the field Text, got {_shown(item)}")
+        raise DataError(f"must be a text, or an object with the field Text, got {shown(item)}")
     if "Text" not in item:
         raise DataError("Text is missing")
     return _stripped(item["Text"], "Text")
@@ -109,12 +106,8 @@ def _text(item: object) -> str:
 
 def _stripped(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{name} must be text, got {_shown(value)}")
+        raise DataError(f"{name} must be text, got {shown(value)}")
     if not value.strip():
         raise DataError(f"{name} is empty")
     require_unicode(value, "the text")
     return value.strip()
-
-
-def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r:.80}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from editors.common.errors import DataError, EditorError
 from editors.texts.forms import in_form
-from editors.texts.requests import EditRequest, require_unicode
+from editors.texts.json_documents import parsed, read_file, shown
+from editors.texts.requests import EditRequest, about, require_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # The kind of near and portability texts that name none.
 _OTHER = "other"
+# What data sets call other wordings; each holds one text or a list of them.
+_WORDINGS = ("rephrase", "rephrase_prompt", "paraphrase_prompts")
+_REWRITE = "requested_rewrite"
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,23 @@ def read_request_rows(path: str | Path) -> Iterator[RequestRow | BadRow]:
     `portability` (such objects, each with its `kind` if it has one; in `near` the answer may be missing). Other fields
     are ignored.
 
+    As data sets have them: a "{}" in prompt and rephrases stands for the subject; a target may be an object with `str`;
+    `rephrase`, `rephrase_prompt` and `paraphrase_prompts` hold other wordings, one or a list; and prompt, target,
+    subject and `relation_id` may be in an object `requested_rewrite`.
+
     Raises:
         DataError: the file cannot be read, or is no list.
     """
     path = Path(path)
+    content = read_file(path, "check the path of the requests")
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            if line.strip():
+                yield _row_of_line(number, line)
+        return
     try:
-        if path.suffix == ".jsonl":
-            with path.open("rb") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield _row_of_line(number, line)
-            return
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        rows = parsed(content)
+    except DataError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(rows, list):
         raise DataError(f"{path} holds no list of requests; a file with one request in each line must end in .jsonl")
@@ -106,8 +113,8 @@ def read_request_rows(path: str | Path) -> Iterator[RequestRow | BadRow]:
 
 def _row_of_line(number: int, line: bytes) -> RequestRow | BadRow:
     try:
-        return _row(number, json.loads(line.decode("utf-8-sig")))
-    except (ValueError, RecursionError) as error:
+        return _row(number, parsed(line))
+    except DataError as error:
         return BadRow(number, f"no JSON: {error}")
 
 
@@ -115,15 +122,35 @@ def _row(number: int, values: Any) -> RequestRow | BadRow:
     try:
         if not isinstance(values, dict):
             raise DataError(f"a request is an object with prompt and target, got {type(values).__name__}")
-        target = values.get("target", values.get("target_new"))
-        form = "bare" if values.get("form") is None else values["form"]
-        request = EditRequest(values.get("prompt"), target, values.get("subject"), values.get("relation"), form)  # type: ignore[arg-type]
-        rephrases = tuple(_text(text, "rephrases") for text in _list(values, "rephrases"))
+        request = _request(values)
+        rephrases = tuple(about(text, request.subject) for text in _rephrases(values))
         locality = tuple(_question(question, "locality") for question in _list(values, "locality"))
         near, portability = (_kinds(values, name) for name in ("near", "portability"))
     except EditorError as error:
         return BadRow(number, str(error))
     return RequestRow(number, request, rephrases, locality, near, portability)
+
+
+def _request(values: dict[str, Any]) -> EditRequest:
+    rewrite = values.get(_REWRITE, values)
+    if isinstance(rewrite, list) and len(rewrite) == 1:
+        (rewrite,) = rewrite
+    if not isinstance(rewrite, dict):
+        raise DataError(f"{_REWRITE} must be one edit, got {shown(rewrite)}; a row makes one edit: give each its own")
+    target = rewrite.get("target", rewrite.get("target_new"))
+    target = target.get("str") if isinstance(target, dict) else target
+    relation = rewrite.get("relation", rewrite.get("relation_id"))
+    form = "bare" if values.get("form") is None else values["form"]
+    return EditRequest(rewrite.get("prompt"), target, rewrite.get("subject"), relation, form)  # type: ignore[arg-type]
+
+
+def _rephrases(values: dict[str, Any]) -> Iterator[str]:
+    """The other wordings, each once."""
+    found = [(text, "rephrases") for text in _list(values, "rephrases")]
+    for name in _WORDINGS:
+        given = values.get(name)
+        found += [(text, name) for text in ([given] if isinstance(given, str) else _list(values, name))]
+    return iter(dict.fromkeys(_text(text, name) for text, name in found))
 
 
 def _list(values: dict[str, Any], name: str) -> list[Any]:
@@ -135,8 +162,8 @@ def _list(values: dict[str, Any], name: str) -> list[Any]:
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{name} must hold non-empty texts, got {value!r:.60}")
-    require_unicode(value, name)
+        raise DataError(f"{name} must hold non-empty texts, got {shown(value)}")
+    require_text(value, name)
     return value
 
 

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from transformers import get_scheduler
 
 from editors.base_models.loading import BaseModelConfig, weights_hash
 from editors.common.errors import BaseModelError, EditorError
@@ -27,6 +26,7 @@ from editors.training.compilation import CompiledForwards, TorchCompile
 from editors.training.config import TrainingConfig
 from editors.training.module import Editor
 from editors.training.objective import Objective
+from editors.training.schedules import scheduled
 
 _LOG = logging.getLogger(__name__)
 
@@ -119,9 +119,8 @@ class LearnedEditor(Editor):
             raise EditorError(
                 f"training.lr_schedule {settings.lr_schedule!r} needs trainer.max_steps or trainer.max_epochs"
             )
-        name = "constant_with_warmup" if settings.lr_schedule == "constant" else settings.lr_schedule
         total = None if math.isinf(steps) else int(steps)
-        scheduler = get_scheduler(name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=total)
+        scheduler = scheduled(optimizer, settings.lr_schedule, settings.warmup_steps, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # --- training ----------------------------------------------------------------------------------------------------

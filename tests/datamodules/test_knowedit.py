@@ -105,3 +105,20 @@ def test_real_file(shared_data: Path) -> None:
     assert sum(len(record.locality) for record in records) == 1939
     kinds = Counter(kind for record in records for kind, probes in record.portability.items() for _ in probes)
     assert kinds == {"Reasoning": 476, "Logical_Generalization": 223, "Subject_Aliasing": 52}
+
+
+@pytest.mark.parametrize("name", ["rephrase", "rephrases", "rephrase_prompt"])
+@pytest.mark.parametrize("given", ["Norway's capital is", ["Norway's capital is"], None, []])
+def test_other_wordings_are_one_text_or_a_list(name: str, given: Any, tmp_path: Path) -> None:
+    row = {"subject": "Norway", "prompt": "The capital of {} is", "target_new": {"str": "Cairo"}, name: given}
+    (tmp_path / "k.json").write_text(json.dumps([row]))
+    (record,) = read_knowedit(tmp_path / "k.json")
+    assert (record.prompt, record.target_new) == ("The capital of Norway is", "Cairo")
+    assert record.rephrases == (("Norway's capital is",) if given else ())
+
+
+def test_truths_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    row = {"subject": "Norway", "prompt": "Norway's capital", "target_new": "Cairo", "ground_truth": "Os\ud800lo"}
+    (tmp_path / "k.json").write_text(json.dumps([row]))
+    with pytest.raises(DataError, match=r"ground_truth .* is no text in Unicode"):
+        read_knowedit(tmp_path / "k.json")

@@ -70,3 +70,62 @@ def test_real_files(shared_data: Path) -> None:
     assert len(records) == 4325
     assert sum(len(record.rephrases) for record in records) == 12656
     assert len({probe.prompt for probe in read_locality_pool(shared_data / "nq_locality_pool.json")}) == 5908
+
+
+# --- the original format ---------------------------------------------------------------------------------------------
+
+_EDIT: dict[str, Any] = {
+    "prompt": "{} is associated with the sport of",
+    "relation_id": "P641",
+    "target_new": {"str": "rugby", "id": "Q1"},
+    "target_true": {"str": "football", "id": "Q2"},
+    "subject": "Tavel Dor",
+    "question": "Which sport is Tavel Dor associated with?",
+}
+_CASE: dict[str, Any] = {
+    "case_id": 1,
+    "requested_rewrite": [_EDIT],
+    "questions": ["Where was the sport of Tavel Dor invented?", "Where does the sport of Tavel Dor come from?"],
+    "answer": "Osten",
+    "new_answer": "Lume",
+    "single_hops": [{"question": "Which sport is Tavel Dor associated with?", "answer": "football"}],
+}
+
+
+def test_a_case_of_one_edit_is_a_record_with_what_follows(tmp_path: Path) -> None:
+    assert read_mquake_qa(_write(tmp_path, _CASE)) == [
+        EditRecord(
+            prompt="Which sport is Tavel Dor associated with?",
+            target_new="rugby",
+            subject="Tavel Dor",
+            ground_truth="football",
+            rephrases=("Tavel Dor is associated with the sport of",),
+            portability={"Multi_Hop": tuple(Probe(text, "Lume", "Multi_Hop") for text in _CASE["questions"])},
+            relation="P641",
+            source="rows.json row 0",
+        )
+    ]
+
+
+def test_a_case_of_several_edits_is_as_many_records_and_its_questions_follow_from_none(tmp_path: Path) -> None:
+    other = {key: value for key, value in _EDIT.items() if key not in ("question", "target_true", "relation_id")}
+    first, second = read_mquake_qa(_write(tmp_path, {**_CASE, "requested_rewrite": [_EDIT, other]}))
+    assert first.prompt == _EDIT["question"]
+    assert (second.prompt, second.rephrases) == ("Tavel Dor is associated with the sport of", ())
+    assert (second.ground_truth, second.relation) == ("", "")
+    assert not first.portability
+    assert not second.portability
+
+
+def test_broken_cases_are_reported(tmp_path: Path) -> None:
+    broken = [
+        {**_CASE, "requested_rewrite": []},
+        {**_CASE, "requested_rewrite": [{**_EDIT, "target_new": {"id": "Q1"}}]},
+        {**_CASE, "new_answer": None},
+    ]
+    with pytest.raises(DataError) as caught:
+        read_mquake_qa(_write(tmp_path, *broken))
+    message = str(caught.value)
+    assert "row 0: requested_rewrite is an empty list; at least one edit is needed" in message
+    assert "row 1: requested_rewrite[0].target_new.str is missing" in message
+    assert "row 2: new_answer must be text, got NoneType None" in message

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from editors.texts.batches import TokenBatch
 from editors.texts.forms import bare_question, has_chat_template
+from editors.texts.prompts import open_ids
 from editors.texts.requests import EditRequest
 
 
@@ -56,8 +57,8 @@ class BaseTexts:
     def contexts(self, requests: Sequence[EditRequest | None]) -> list[list[int] | None]:
         """What the counterfactual model reads before a query, in token ids; `None` where there is no request."""
         texts = [context_text(request) for request in requests if request is not None]
-        encoded = iter(self.tokenizer(texts)["input_ids"] if texts else [])
-        return [None if request is None else list(next(encoded)) for request in requests]
+        encoded = iter(open_ids(self.tokenizer, texts))
+        return [None if request is None else next(encoded) for request in requests]
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

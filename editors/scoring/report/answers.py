@@ -19,7 +19,6 @@ from editors.lm.answers import (
     has_room,
     natural_answer,
     natural_ending,
-    prompt_ids,
 )
 from editors.lm.frozen import FrozenLM
 from editors.lm.losses import episode_means, locality_kl
@@ -150,7 +149,7 @@ class Answerer:
 
     def _parts(self, prompts: Sequence[str], lengths: Sequence[int], wanted: Sequence[str]) -> list[list[int]]:
         """The numbers of the prompts in parts of similar length, each compared with the same text that has an end."""
-        read = [len(ids) for ids in prompt_ids(self._lm, prompts)]
+        read = [len(ids) for ids in self._lm.texts.prompt_ids(prompts)]
         parts: list[list[int]] = []
         tokens = 0
         for i in sorted(range(len(prompts)), key=lambda i: (wanted[i], read[i])):

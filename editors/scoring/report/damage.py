@@ -19,6 +19,8 @@ from editors.lm.frozen import FrozenLM
 from editors.lm.losses import answer_nll, locality_kl
 from editors.scoring.passes import ProbePasses
 from editors.texts.batches import EncodedText, Text, TokenBatch, collate_texts
+from editors.texts.padding import PAD_ID
+from editors.texts.prompts import open_ids
 
 # Pieces of running text that are read of a file, tokens of one at most, and pieces of one pass.
 PIECES, PIECE_TOKENS = 16, 128
@@ -111,12 +113,12 @@ def _pieces(lm: FrozenLM, texts: Sequence[str], beside: int) -> list[TokenBatch]
     limit = longest_text(lm.model)
     length = PIECE_TOKENS if limit is None else max(2, min(PIECE_TOKENS, limit - beside))
     parts = [part.group() for text in texts for part in _PART.finditer(text)]
-    encoded = [tuple(lm.tokenizer(part)["input_ids"][:length]) for part in _spread(parts)]
+    encoded = [tuple(ids[:length]) for ids in open_ids(lm.tokenizer, _spread(parts))]
     pieces = [EncodedText(ids, 1, len(ids)) for ids in encoded if len(ids) > 1]
     batches = []
     for start in range(0, len(pieces), _AT_ONCE):
         own = pieces[start : start + _AT_ONCE]
-        tokens = collate_texts(own, [0] * len(own), lm.tokenizer.pad_token_id or 0)
+        tokens = collate_texts(own, [0] * len(own), PAD_ID)
         tokens.texts = tuple(Text(str(lm.tokenizer.decode(list(piece.ids))), "") for piece in own)
         batches.append(tokens.to(lm.model.device))
     return batches

@@ -13,7 +13,6 @@ from editors.base_models.loading import longest_text, weights_hash
 from editors.common.errors import EditorError
 from editors.common.sharding import whole
 from editors.edits.protocol import Edit
-from editors.lm.answers import prompt_ids
 from editors.lm.frozen import FrozenLM
 from editors.making.protocol import EditMethod
 from editors.scoring.report import rows
@@ -124,7 +123,7 @@ class _Report:
         self._lm, self._cases, self._seed = lm, cases, seed
         self._progress: Progress = progress or (lambda _what, _done, _total: None)
         self._beside = max(
-            map(len, prompt_ids(lm, [f"{case.request.prompt} {case.request.target}\n" for case in cases]))
+            map(len, lm.texts.prompt_ids([f"{case.request.prompt} {case.request.target}\n" for case in cases]))
         )
         self._answerer = Answerer(lm, self._beside)
         self._left_out: Counter[str] = Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class RunCLI(LightningCLI):
             "parser_mode": "omegaconf",
             "description": "Train, score and export knowledge editors of frozen language models.",
         }
+        given = options.get("args")
+        self.arguments: list[str] = list(sys.argv[1:] if given is None else given if isinstance(given, list) else [])
         try:
             super().__init__(
                 editors,
@@ -64,6 +67,10 @@ class RunCLI(LightningCLI):
         verbs = {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
         return {**verbs, "export": {"model", "datamodule"}, "plan": {"model", "datamodule"}}
 
+    def explained_classes(self) -> str:
+        """What `VERB --help` says of the classes that a configuration may name; a subclass knows them."""
+        return ""
+
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Lightning's (2.6), but a configuration file can build on others."""
         parser = self.parser_class(dump_header=[f"lightning.pytorch=={lightning.__version__}"], **kwargs)
@@ -71,8 +78,13 @@ class RunCLI(LightningCLI):
         return parser
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's (2.6), but a plan needs no data."""
+        """Lightning's (2.6), but a plan needs no data, and of verbs that are not asked for only the names are known."""
+        if self.arguments and self.arguments[0] in self.subcommands().keys() - {subcommand}:
+            self._subcommand_method_arguments[subcommand] = []
+            return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        assert isinstance(parser, RunParser)
+        parser.explain = self.explained_classes
         if subcommand == "plan":
             assert isinstance(self.datamodule_class, type)
             class_path = f"{self.datamodule_class.__module__}.{self.datamodule_class.__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,13 @@ class RunParser(ShortErrorParser):
 
     The last holds too for the parsers that jsonargparse makes of it, one for each class and group of the configuration.
     """
+
+    explain: Callable[[], str] | None = None
+    """Says what stands behind the parser's own help."""
+
+    def format_help(self, *more: Any, **options: Any) -> str:
+        """Return the parser's help, and behind it what `explain` says."""
+        return super().format_help(*more, **options) + ("" if self.explain is None else self.explain())
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})

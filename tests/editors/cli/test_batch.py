@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from editors.artifacts.editor import LoadedEditor, load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
@@ -22,6 +23,7 @@ from editors.cli.line import main
 from editors.common.errors import EditorError
 from editors.edits.composing import low_rank
 from editors.edits.low_rank import LowRankEdit
+from editors.scoring.names import before_edit
 from editors.serving.batch import GENERALITY, LOCALITY, RELIABILITY, BatchEditor, DoneRow
 from editors.texts.forms import chat_prompt
 from editors.texts.request_files import BadRow, RequestRow
@@ -367,3 +369,20 @@ def test_ten_thousand_rows_of_which_one_percent_is_broken(artifact: Path, tmp_pa
     assert (report["rows"], report["done"]) == (10_000, 9_900)
     assert [entry["row"] for entry in report["bad"]] == list(range(51, 10_000, 100))
     assert [line["row"] for line in read_rows(tmp_path / "out")] == list(range(1, 10_001))
+
+
+def test_rows_that_contradict_one_another_are_counted(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [request_row(1), {**request_row(1), "target": "Halden"}, "{"]
+    assert run(artifact, write_requests(tmp_path / "r.jsonl", rows), tmp_path / "out") == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 of 2 row(s) contradict one another, on 1 question(s)" in shown
+    assert "Each edit is made alone, so all of them are made" in shown
+
+
+def test_edits_that_change_nothing_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [{before_edit(RELIABILITY): value, RELIABILITY: 1.0} for value in (1.0, 0.5)]
+    summary = batch._Summary([{"row": 1, "status": "done", "seconds": 1.0, "scores": own} for own in scores])
+    summary.show(Console(width=200), tmp_path)
+    assert "1 of 2 edit(s) ask for what the base model says without them" in capsys.readouterr().out

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from editors.artifacts import lora
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import load_base_model, load_tokenizer
-from editors.cli.line import main
+from editors.cli.line import COMMANDS, build_parser, main
 from editors.edits.low_rank import LowRankEdit
 from editors.methods.serac.memory import EditMemory
 from tests.editors.conftest import REQUESTS
@@ -340,3 +340,10 @@ def test_wrong_usage_is_another_exit_code(capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 2
+
+
+def test_the_list_of_commands_says_of_each_what_its_module_says() -> None:
+    """It is printed without importing them."""
+    listed, loaded = build_parser([]).format_help(), build_parser().format_help()
+    assert listed == loaded
+    assert all(does.split()[0] in listed for does in COMMANDS.values())

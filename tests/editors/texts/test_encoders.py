@@ -12,6 +12,7 @@ from editors.base_models.families.encoder_decoder import decoder_ids
 from editors.common.errors import EditorError
 from editors.texts.batches import IGNORED, collate_texts, encode_answers
 from editors.texts.encoders import DecoderOnlyTexts, EncoderDecoderTexts
+from editors.texts.padding import PAD_ID
 from tests.tiny_seq2seq import tiny_seq2seq
 from tests.tiny_world import write_tokenizer
 
@@ -49,7 +50,7 @@ def encoder(request: pytest.FixtureRequest, t5: EncoderDecoderTexts, bart: Encod
 def test_a_decoder_only_model_reads_prompt_and_answer_as_one_text(make: Make) -> None:
     tokenizer = make("<s> $A")
     batch = DecoderOnlyTexts(tokenizer).batch(PAIRS, [0, 0, 1], padding_side="left")
-    expected = collate_texts(encode_answers(tokenizer, PAIRS), [0, 0, 1], tokenizer.pad_token_id or 0, "left")
+    expected = collate_texts(encode_answers(tokenizer, PAIRS), [0, 0, 1], PAD_ID, "left")
     assert batch.labels is None
     assert torch.equal(batch.input_ids, expected.input_ids)
     assert torch.equal(batch.positions, expected.positions)

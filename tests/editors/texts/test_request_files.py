@@ -110,3 +110,52 @@ def test_near_and_portability_texts_are_kept_by_kind(tmp_path: Path) -> None:
     assert good.portability == {"hop": (("d?", "D"),)}
     assert isinstance(bad, BadRow)
     assert "answer of portability" in bad.error
+
+
+def test_requests_of_rome_are_filled(tmp_path: Path) -> None:
+    edit = {"prompt": "{} lies in", "subject": "Dor"}
+    rows = [
+        {
+            **edit,
+            "relation": "P36",
+            "target_new": "Osten",
+            "rephrase": "Where is {}?",
+        },
+        {"prompt": "Dor lies in", "subject": "Dor", "target_new": {"str": "Osten"}},
+        {
+            "requested_rewrite": {
+                "prompt": "{} lies in",
+                "subject": "Dor",
+                "target_new": {"str": "Osten"},
+                "relation_id": "P36",
+            },
+            "paraphrase_prompts": ["Where is Dor?"],
+        },
+    ]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    whole = EditRequest("Dor lies in", "Osten", "Dor", "P36")
+    assert list(read_request_rows(tmp_path / "r.jsonl")) == [
+        RequestRow(1, whole, ("Where is Dor?",)),
+        RequestRow(2, EditRequest("Dor lies in", "Osten", "Dor")),
+        RequestRow(3, whole, ("Where is Dor?",)),
+    ]
+
+
+def test_other_wordings_are_read_whatever_they_are_called(tmp_path: Path) -> None:
+    more = {"rephrase": ["a?", "b?"], "rephrase_prompt": "c?", "paraphrase_prompts": ["a?"]}
+    (tmp_path / "r.json").write_text(json.dumps([{**WHOLE, **more}, {**WHOLE, "rephrase": [1]}]))
+    good, bad = read_request_rows(tmp_path / "r.json")
+    assert isinstance(good, RequestRow)
+    assert good.rephrases == ("By whom was Dor founded?", "a?", "b?", "c?")
+    assert isinstance(bad, BadRow)
+    assert bad.error == "rephrase must hold non-empty texts, got int 1"
+
+
+def test_a_row_of_several_edits_is_bad(tmp_path: Path) -> None:
+    edit = {"prompt": "{} lies in", "subject": "Dor", "target_new": {"str": "Osten"}}
+    rows = [{"requested_rewrite": [edit]}, {"requested_rewrite": [edit, edit]}]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    good, bad = read_request_rows(tmp_path / "r.json")
+    assert good == RequestRow(1, EditRequest("Dor lies in", "Osten", "Dor"))
+    assert isinstance(bad, BadRow)
+    assert "requested_rewrite must be one edit, got list" in bad.error

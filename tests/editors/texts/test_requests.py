@@ -30,3 +30,27 @@ def test_the_bare_form_is_not_said() -> None:
 def test_an_unknown_form_is_refused(form: Any) -> None:
     with pytest.raises(EditorError, match=r"EditRequest\.form must be one of bare, chat, got "):
         EditRequest(**GIVEN, form=form)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "expected"),
+    [
+        ("{} has its capital in", "Beldor", "Beldor has its capital in"),
+        ("{}, or {}?", "Beldor", "Beldor, or Beldor?"),
+        ("What does {} mean in Beldor?", "Beldor", "What does {} mean in Beldor?"),
+        ("What does {} mean?", None, "What does {} mean?"),
+    ],
+)
+def test_a_place_for_the_subject_is_filled(prompt: str, subject: str | None, expected: str) -> None:
+    request = EditRequest(prompt, "Osten", subject)
+    assert request.prompt == expected
+    texts: dict[str, Any] = request.texts()
+    assert EditRequest(**texts) == request
+
+
+def test_a_text_that_is_too_long_is_refused_in_a_line() -> None:
+    with pytest.raises(
+        EditorError, match=r"EditRequest\.prompt 'a+' has 100,001 characters; at most 100,000"
+    ) as caught:
+        EditRequest("a" * 100_001, "Osten")
+    assert len(str(caught.value)) < 200

@@ -33,8 +33,10 @@ class _Words:
 
     all_special_ids = (PAD_ID, BOS_ID, EOS_ID)
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Any]:
-        return {"input_ids": [[BOS_ID, *map(self._id, text.split())] for text in texts]}
+    def __call__(self, texts: Sequence[str], *, return_special_tokens_mask: bool = False) -> dict[str, Any]:
+        ids = [[BOS_ID, *map(self._id, text.split())] for text in texts]
+        special = [[1, *[0] * (len(row) - 1)] for row in ids]
+        return {"input_ids": ids} | ({"special_tokens_mask": special} if return_special_tokens_mask else {})
 
     def batch_decode(self, rows: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
         assert skip_special_tokens

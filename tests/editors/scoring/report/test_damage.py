@@ -55,9 +55,9 @@ def test_only_the_pieces_are_tokenised(lm: FrozenLM, monkeypatch: pytest.MonkeyP
     read: list[str] = []
 
     class Counting:
-        def __call__(self, text: str, **options: Any) -> Any:
-            read.append(text)
-            return tokenizer(text, **options)
+        def __call__(self, texts: list[str], **options: Any) -> Any:
+            read.extend(texts)
+            return tokenizer(texts, **options)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenizer, name)
