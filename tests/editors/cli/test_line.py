@@ -23,6 +23,7 @@ from editors.artifacts import lora
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import load_base_model, load_tokenizer
 from editors.cli.line import main
+from editors.common.files import read_tensors, save_tensors
 from editors.edits.low_rank import LowRankEdit
 from editors.methods.serac.memory import EditMemory
 from tests.editors.conftest import REQUESTS
@@ -324,6 +325,49 @@ def test_files_that_cannot_be_written_are_named_before_the_model_is_loaded(
     edit = ["apply", artifact, "--prompt=Who?", "--target=Anna", f"--model={tmp_path / 'none'}"]
     assert reason in error_of(capsys, *edit, f"--save={tmp_path}/{name}")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_existing_files_and_inputs_are_not_overwritten(
+    artifact: Path, edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is loaded: the base model is not there. `--overwrite` replaces a file, but never an input."""
+    mine, own, editor = tmp_path / "mine.safetensors", tmp_path / "own.safetensors", tmp_path / "editor"
+    mine.write_text("mine")
+    shutil.copy(edits[0], own)
+    (tmp_path / "link").symlink_to(own)
+    shutil.copytree(artifact, editor)
+    apply = ["apply", editor, "--prompt=Who?", "--target=Anna", f"--model={tmp_path / 'none'}"]
+    for arguments in (["compose", own, f"--output={mine}"], [*apply, f"--save={mine}"]):
+        assert "exists already; name another file, or give --overwrite" in error_of(capsys, *arguments)
+    for arguments in (
+        ["compose", own, edits[1], f"--output={own}"],
+        ["compose", own, edits[1], f"--output={tmp_path / 'link'}"],
+        [*apply, f"--save={editor / 'model.safetensors'}"],
+    ):
+        for more in ([], ["--overwrite"]):
+            assert "so it is never replaced; name another file" in error_of(capsys, *arguments, *more)
+    assert mine.read_text() == "mine"
+    assert own.read_bytes() == edits[0].read_bytes()
+    assert main(["compose", str(own), str(edits[1]), f"--output={mine}", "--overwrite"]) == 0
+    assert len(LowRankEdit.load(mine).metadata["parts"]) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_edit_that_is_not_finite_is_neither_composed_nor_converted(
+    value: float, edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors, metadata = read_tensors(edits[0], "an edit")
+    next(iter(tensors.values()))[0, 0, 0] = value
+    save_tensors(tensors, tmp_path / "bad.safetensors", metadata)
+    output = f"--output={tmp_path / 'out'}"
+    for arguments in (
+        ["compose", tmp_path / "bad.safetensors", edits[1], output],
+        ["convert", tmp_path / "bad.safetensors", "--to=lora", output],
+        ["convert", tmp_path / "bad.safetensors", "--to=lora", "--rank=2", output],
+        ["convert", tmp_path / "bad.safetensors", "--to=merged", output],
+    ):
+        assert "the edit is not finite" in error_of(capsys, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.safetensors"]
 
 
 def test_question_longer_than_the_context_is_refused(
