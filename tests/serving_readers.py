@@ -8,16 +8,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.protocol import SiteUpdate
+from tests.tiny_models import HIDDEN, VOCABULARY
 
+_RECIPES = Path(__file__).parents[1] / "configs" / "recipes"
 Factors = dict[str, tuple[Tensor, Tensor]]
 _FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "qkv_proj": ("q_proj", "k_proj", "v_proj")}
 
@@ -80,6 +85,33 @@ def _fused_name(leaf: str) -> str:
 def as_edit(factors: Factors) -> LowRankEdit:
     """What `y + B A x` at each site is as an edit."""
     return LowRankEdit({site: SiteUpdate(a.unsqueeze(0), b.mT.unsqueeze(0)) for site, (a, b) in factors.items()})
+
+
+def recipe_sites() -> dict[str, list[str]]:
+    """The edit sites of each recipe that names some."""
+    found = {}
+    for path in sorted(_RECIPES.glob("*.yaml")):
+        settings: dict[str, Any] = yaml.safe_load(path.read_text())
+        sites = settings.get("model", {}).get("init_args", {}).get("base_model", {}).get("sites")
+        if sites:
+            found[path.stem] = sites
+    return found
+
+
+@cache
+def deep_llama() -> PreTrainedModel:
+    """A random model with thirty blocks, as the recipes' base model has; nothing may change it."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=48,
+        num_hidden_layers=30,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
 READERS: dict[str, Callable[[Path], LowRankEdit]] = {"one alpha": one_alpha, "one rank": one_rank, "fused": fused}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from editors.artifacts.lora import save_lora, save_lora_among, vllm_gap
 from editors.artifacts.serving_form import RANKS, exact_rank, serving_form
@@ -19,11 +17,10 @@ from editors.base_models.sites import site_widths
 from editors.common.errors import EditorError
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import EditManifest
-from tests.serving_readers import READERS, read_adapter
-from tests.tiny_models import HIDDEN, random_batch, random_edit, tiny_model
+from tests.serving_readers import READERS, deep_llama, read_adapter, recipe_sites
+from tests.tiny_models import random_batch, random_edit, tiny_model
 from tests.tiny_seq2seq import tiny_seq2seq
 
-RECIPES = Path(__file__).parents[3] / "configs" / "recipes"
 MIDDLE = ["model.layers.[12].self_attn.[vo]_proj", "model.layers.[12].mlp.down_proj"]
 METADATA = {
     "editor": "mend",
@@ -56,42 +53,14 @@ def edited_logits(model: PreTrainedModel, edit: LowRankEdit) -> Tensor:
         return logits(model)
 
 
-def recipe_sites() -> dict[str, list[str]]:
-    """The edit sites of each recipe that names some."""
-    found = {}
-    for path in sorted(RECIPES.glob("*.yaml")):
-        settings: dict[str, Any] = yaml.safe_load(path.read_text())
-        sites = settings.get("model", {}).get("init_args", {}).get("base_model", {}).get("sites")
-        if sites:
-            found[path.stem] = sites
-    return found
-
-
-@pytest.fixture(scope="module")
-def deep_llama() -> PreTrainedModel:
-    """Thirty blocks, as the recipes' base model has."""
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=HIDDEN,
-        intermediate_size=48,
-        num_hidden_layers=30,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config).eval()
-
-
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("recipe", recipe_sites())
-def test_adapters_of_the_recipes_in_every_servers_reader(
-    deep_llama: PreTrainedModel, recipe: str, reader: str, tmp_path: Path
-) -> None:
-    edit = an_edit(deep_llama, recipe_sites()[recipe])
-    wanted = edited_logits(deep_llama, edit)
-    found = edited_logits(deep_llama, READERS[reader](save_lora(tmp_path / "lora", edit, deep_llama)))
-    assert (wanted - logits(deep_llama)).abs().max() > 1e-3
+def test_adapters_of_the_recipes_in_every_servers_reader(recipe: str, reader: str, tmp_path: Path) -> None:
+    model = deep_llama()
+    edit = an_edit(model, recipe_sites()[recipe])
+    wanted = edited_logits(model, edit)
+    found = edited_logits(model, READERS[reader](save_lora(tmp_path / "lora", edit, model)))
+    assert (wanted - logits(model)).abs().max() > 1e-3
     assert (found - wanted).abs().max() < 1e-6
 
 
