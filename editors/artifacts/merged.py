@@ -27,11 +27,12 @@ from editors.base_models.loading import (
     weights_hash,
 )
 from editors.base_models.sites import as_stored
-from editors.common.errors import ArtifactError, BaseModelError
+from editors.common.errors import ArtifactError, BaseModelError, EditorError
 from editors.common.files import new_folder, save_tensors, save_text
 from editors.common.hashing import tensor_hash
 from editors.edits.low_rank import LowRankEdit, layer_of
 from editors.edits.manifest import EditManifest
+from editors.edits.protocol import require_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,9 +67,11 @@ def save_merged(
     Raises:
         ArtifactError: the folder holds something already.
         BaseModelError: the base model cannot be found, is quantised, or has other weights than the edit is for.
-        EditorError: the edit does not fit the base model, or holds several episodes.
+        EditorError: the edit does not fit the base model, holds several episodes, is not finite, or makes a weight that
+            is not in the type that the weights are stored in.
     """
     edit.require_single("merge")
+    require_finite(edit, "merge")
     manifest = EditManifest.of(edit)
     base = base or manifest.base
     skeleton = load_skeleton(base)
@@ -129,6 +132,11 @@ def _write_edit(folder: Path, edit: LowRankEdit, skeleton: PreTrainedModel, mani
         original[key] = checkpoint.tensor(key)
         delta = as_stored(layer_of(skeleton, site, update), update.weight_delta().cpu().float())
         edited, rounding[site] = _edited(original[key], delta)
+        if not edited.isfinite().all() and original[key].isfinite().all():
+            raise EditorError(
+                f"the edited weight of {site!r} is too large for {edited.dtype}, in which the base model is stored; "
+                "merge into a base model in float32 or bfloat16, or export a LoRA adapter"
+            )
         checkpoint.write(key, edited)
         hashes[key] = tensor_hash(edited).hex()
     (folder / _EXTRA).mkdir()

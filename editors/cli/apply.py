@@ -15,11 +15,12 @@ from editors.base_models.loading import load_base_model, load_tokenizer
 from editors.cli.options import (
     add_base_model_options,
     add_device_option,
+    add_overwrite_option,
     chosen_base_model,
     require_device,
     warn_of_bare_edits,
 )
-from editors.common.files import require_file_path
+from editors.common.files import require_new_file
 from editors.lm.ask import ask, require_room
 from editors.texts.forms import FORMS
 from editors.texts.requests import EditRequest, about, require_text
@@ -40,13 +41,15 @@ def add(commands: Any) -> None:
     add_base_model_options(parser)
     add_device_option(parser)
     parser.add_argument("--save", help="write the edit to this .safetensors file")
+    add_overwrite_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Make the edit."""
     if options.save:
-        require_file_path(options.save)
+        inputs = (options.artifact, options.model)
+        require_new_file(options.save, overwrite=options.overwrite, inputs=inputs)
     request = EditRequest(options.prompt, options.target, options.subject, options.relation, options.form)
     for question in options.ask:
         require_text(question, "--ask")

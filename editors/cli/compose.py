@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from editors.artifacts.edit_files import load_edit
+from editors.cli.options import add_overwrite_option
 from editors.common.errors import EditorError
+from editors.common.files import require_new_file
 from editors.edits.composing import low_rank
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import EditManifest
@@ -24,6 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--allow-conflicts", action="store_true", help="also if one question gets different answers (default: refuse)"
     )
+    add_overwrite_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -31,8 +34,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Compose the edits.
 
     Raises:
-        EditorError: they contradict each other, or are for different base models.
+        EditorError: they contradict each other, are for different base models, or the output exists already.
     """
+    require_new_file(options.output, overwrite=options.overwrite, inputs=options.edits)
     edits = [low_rank(load_edit(path)) for path in options.edits]
     for edit in edits:
         edit.require_single("compose")

@@ -23,6 +23,11 @@ from editors.methods.serac.memory import FORMAT as MEMORY_FORMAT
 from editors.methods.serac.memory import EditMemory
 
 _APPLYING = "torch, transformers, safetensors"
+_EXPORT_NEEDS = {
+    "lora": "peft, vLLM or SGLang, and exactly that base model",
+    "gguf-lora": "llama.cpp, and exactly that base model as a GGUF file",
+    "merged": "transformers only",
+}
 
 
 def add(commands: Any) -> None:
@@ -109,7 +114,7 @@ def _memory_facts(path: Path) -> dict[str, Any]:
 def _export_facts(path: Path) -> dict[str, Any]:
     manifest = EditManifest.load(path)
     kind = str(manifest.export.get("kind"))
-    needs = {"lora": "peft, and exactly that base model", "merged": "transformers only"}.get(kind, "unknown")
+    needs = _EXPORT_NEEDS.get(kind, "unknown")
     return {"kind": f"edit as {kind}", **_manifest_facts(manifest), "facts": manifest.export, "needs": needs}
 
 

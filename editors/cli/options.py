@@ -68,6 +68,11 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder to write; must not exist, or be empty")
 
 
+def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--overwrite`, for a command that writes a file. Folders are never replaced: they may hold more."""
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists (default: refuse)")
+
+
 def warn_of_bare_edits(tokenizer: PreTrainedTokenizerBase, remedy: str, console: Console) -> None:
     """Say in a line that edits made in bare form are seldom seen in chats, if the base model is a chat model.
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,29 @@ def require_file_path(path: str | Path) -> None:
         raise ArtifactError(f"{path} cannot be written: {parent} is no folder; name another file")
     if not os.access(parent, os.W_OK):
         raise ArtifactError(f"{path} cannot be written: {parent} may not be written to; name another file")
+
+
+def require_new_file(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Check that a file can be written to `path` without the loss of another one.
+
+    Args:
+        path: the file.
+        overwrite: an existing file may be replaced, unless it is an input.
+        inputs: files and folders that are read; those that do not exist, and `None`, do not count.
+
+    Raises:
+        ArtifactError: it exists and may not be replaced, is an input or lies in one, or cannot be written.
+    """
+    require_file_path(path)
+    path = Path(path)
+    if not path.exists():
+        return
+    for source in (Path(each) for each in inputs if each is not None):
+        # The same file, maybe under another name (a link), or one in a folder that is read.
+        if source.exists() and (path.samefile(source) or path.resolve().is_relative_to(source.resolve())):
+            raise ArtifactError(f"{path} is read here (as {source}), so it is never replaced; name another file")
+    if not overwrite:
+        raise ArtifactError(f"{path} exists already; name another file, or give --overwrite to replace it")
 
 
 def _require_no_folder(path: str | Path) -> None:

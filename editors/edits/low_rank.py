@@ -21,7 +21,7 @@ from editors.common.autocast import without_autocast
 from editors.common.errors import ArtifactError, EditorError
 from editors.common.files import read_tensors, save_tensors
 from editors.common.hashing import tensor_hash
-from editors.edits.protocol import SiteUpdate, facts_of_episodes
+from editors.edits.protocol import SiteUpdate, facts_of_episodes, require_finite
 from editors.texts.batches import TokenBatch
 
 FORMAT = "hyperedit-low-rank-edit-1"
@@ -164,9 +164,10 @@ class LowRankEdit:
             A handle whose `undo()` puts the original weights back, bit for bit.
 
         Raises:
-            EditorError: E is not 1, the model has no such layer, or its weight is quantised.
+            EditorError: E is not 1, the edit is not finite, the model has no such layer, or its weight is quantised.
         """
         self.require_single("merge")
+        require_finite(self, "merge")
         merged = MergedEdit({}, {})
         # All layers first: an edit that does not fit must not be merged in part.
         layers = {site: layer_of(model, site, update) for site, update in self.updates.items()}
@@ -181,7 +182,12 @@ class LowRankEdit:
         return merged
 
     def save(self, path: str | Path) -> None:
-        """Write the edit (E = 1 or more) to one safetensors file; an existing file is replaced when all is written."""
+        """Write the edit (E = 1 or more) to one safetensors file; an existing file is replaced when all is written.
+
+        Raises:
+            EditorError: it is not finite.
+        """
+        require_finite(self, "save")
         tensors = {f"{site}.{name}": getattr(up, name) for site, up in self.updates.items() for name in ("u", "v")}
         save_tensors(tensors, path, {"format": FORMAT, "edit": json.dumps(self.metadata)})
 

@@ -14,7 +14,10 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from editors.common.errors import EditorError
 from editors.texts.batches import TokenBatch
+
+NOT_FINITE = "the edit is not finite: the base model's loss for it is not, or its type overflows"
 
 
 @dataclass
@@ -93,11 +96,27 @@ class Edit(Protocol):
         """
 
     def save(self, path: str | Path) -> None:
-        """Write the edit to a file, which `editors.artifacts.edit_files.load_edit` reads."""
+        """Write the edit to a file, which `editors.artifacts.edit_files.load_edit` reads; `require_finite` first."""
 
     @staticmethod
     def compose(edits: Any) -> Edit:
         """One edit that does what all `edits`, of this kind, do together."""
+
+
+def require_finite(edit: Edit, purpose: str) -> None:
+    """Check that an edit holds no infinity and no NaN: what is saved, merged and exported goes through here.
+
+    Args:
+        edit: of any kind.
+        purpose: what it is needed for ("merge"), for the message.
+
+    Raises:
+        EditorError: an episode's edit is not finite.
+    """
+    bad = (~edit.finite_episodes()).nonzero().flatten().tolist()
+    if bad:
+        which = f" (episodes {', '.join(map(str, bad))})" if edit.num_episodes > 1 else ""
+        raise EditorError(f"nothing to {purpose}: {NOT_FINITE}{which}. Make it again, with the base model in float32")
 
 
 def facts_of_episodes(metadata: dict[str, Any], episodes: Sequence[int]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from editors.artifacts.editor import LoadedEditor
 from editors.base_models.loading import longest_text
 from editors.common.errors import EditorError
-from editors.edits.protocol import Edit
+from editors.edits.protocol import NOT_FINITE, Edit
 from editors.scoring import names
 from editors.scoring.evaluator import Evaluator
 from editors.scoring.names import before_edit, metric_name
@@ -115,9 +115,7 @@ class BatchEditor:
         return [
             DoneRow(row.number, edit.select(number).to("cpu"), scores[number], seconds)
             if finite[number]
-            else BadRow(
-                row.number, "the edit is not finite: the base model's loss for it is not, or its type overflows"
-            )
+            else BadRow(row.number, NOT_FINITE)
             for number, row in enumerate(rows)
         ]
 

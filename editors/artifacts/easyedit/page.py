@@ -35,11 +35,15 @@ _MEND = """\
   executor.alg.eval()
   ```
 - EasyEdit tokenises differently (for Llama it counts the beginning-of-text token as part of the answer), so its edits
-  are not exactly those of hyperedit. Several facts edited at once share one mean loss there; here their edits add up.
+  are not those of hyperedit: with a start token the difference is as large as the edit. Measure before you rely on it.
+  Several facts edited at once share one mean loss there; here their edits add up.
+- It loads models with "qwen" in their path in bfloat16.
 """
 _SERAC = """\
 - `scope_bert/` is the scope encoder (keep "bert" in its path), `counterfactual/` the counterfactual model. EasyEdit
   builds both from there, and then takes their values from the archive.
+- EasyEdit leaves the base model in training mode. If it has dropout (GPT-2), what is out of scope is answered at
+  random, until `model.eval()`: call it on the model that `edit()` returns, before you ask anything.
 - EasyEdit remembers the last edit only.
 - `scale` in the archive is such that EasyEdit's fixed threshold of 0.5 decides as this editor's own threshold.
 - EasyEdit compares other texts: an edit's text is prompt and target without the last word, with a separator behind it,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from editors.common.errors import EditorError
-from editors.edits.protocol import SiteUpdate, facts_of_episodes
+from editors.edits.protocol import SiteUpdate, facts_of_episodes, require_finite
 from editors.methods.serac.counterfactual.interface import Counterfactual
 from editors.methods.serac.memory import EditMemory
 from editors.methods.serac.passes import Application
@@ -132,10 +132,11 @@ class MemoryEdit:
         """Write the memory (E = 1) to one safetensors file.
 
         Raises:
-            EditorError: E is not 1.
+            EditorError: E is not 1, or an embedding is not finite.
         """
         if self.num_episodes != 1:
             raise EditorError(f"this edit holds {self.num_episodes} episodes; select() the one to save")
+        require_finite(self, "save")
         self.memories[0].save(path, self.metadata)
 
     @contextmanager

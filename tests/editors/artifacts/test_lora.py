@@ -80,8 +80,8 @@ def test_adapter_of_an_encoder_decoder_model(architecture: str, tmp_path: Path) 
     assert (wanted - before).abs().max() > 0.05
 
 
-def test_sites_may_have_different_ranks(tmp_path: Path) -> None:
-    """MEND keeps fewer tokens in the last block; padding rows of zeros are left out."""
+def test_sites_of_different_ranks_get_one(tmp_path: Path) -> None:
+    """MEND keeps fewer tokens in the last block."""
     model = tiny_model("llama")
     edit = an_edit(model, rank=5)
     for number, update in enumerate(edit.updates.values()):
@@ -89,7 +89,11 @@ def test_sites_may_have_different_ranks(tmp_path: Path) -> None:
     wanted = edited_logits(model, edit)
     folder = save_lora(tmp_path / "lora", edit, model)
     shapes = [tensor.shape for name, tensor in load_file(folder / "adapter_model.safetensors").items() if "_A" in name]
-    assert sorted(shape[0] for shape in shapes) == [1, 1, 2, 3, 4, 5]
+    assert [shape[0] for shape in shapes] == [8] * 6
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["rank_pattern"], config["alpha_pattern"]) == (8, 8, {}, {})
+    export = EditManifest.load(folder).export
+    assert (export["rank"], list(export["ranks"].values())) == (8, [0, 1, 2, 3, 4, 5])
     torch.testing.assert_close(logits(PeftModel.from_pretrained(model, folder)), wanted, rtol=1e-5, atol=1e-5)
 
 

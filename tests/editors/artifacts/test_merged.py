@@ -116,6 +116,33 @@ def test_encoder_decoder_folder_is_edited_without_loading_it(architecture: str, 
     assert "model = AutoModelForSeq2SeqLM.from_pretrained" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.usefixtures("no_loading")
+def test_t5_1_1_whose_head_is_the_embedding(stored: bool, tmp_path: Path) -> None:
+    """Whether the checkpoint leaves the head out or holds it as a second copy: transformers ties it in both cases."""
+    tied = tiny_seq2seq("t5_1_1")
+    tied.set_output_embeddings(tied.get_input_embeddings())
+    tied.save_pretrained(tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    assert "lm_head.weight" not in tensors
+    if stored:
+        save_file(tensors | {"lm_head.weight": tensors["shared.weight"].clone()}, file, {"format": "pt"})
+    base = BaseModelConfig(str(tmp_path / "base"), dtype="float32")
+    model = load_base_model(base)
+    edit = edit_for(base, model)
+    reloaded = AutoModelForSeq2SeqLM.from_pretrained(save_merged(tmp_path / "merged", edit)).eval()
+    assert torch.equal(logits(reloaded), merged_logits(model, edit))
+    assert (logits(reloaded) - logits(model)).abs().max() > 0.1
+
+
+def test_a_weight_that_its_type_cannot_hold_is_refused(tmp_path: Path) -> None:
+    base, model = write_base(tmp_path / "base", dtype="float16")
+    with pytest.raises(EditorError, match="too large for torch"):
+        save_merged(tmp_path / "merged", edit_for(base, model, scale=1e6))
+    assert not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize("loaded_in", DTYPES)
 def test_edit_made_in_another_precision_than_the_checkpoints(loaded_in: str, tmp_path: Path) -> None:
     base, _ = write_base(tmp_path / "base")

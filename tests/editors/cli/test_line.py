@@ -22,7 +22,9 @@ from transformers import AutoModelForCausalLM
 from editors.artifacts import lora
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import load_base_model, load_tokenizer
+from editors.cli import convert
 from editors.cli.line import COMMANDS, build_parser, main
+from editors.common.files import read_tensors, save_tensors
 from editors.edits.low_rank import LowRankEdit
 from editors.methods.serac.memory import EditMemory
 from tests.editors.conftest import REQUESTS
@@ -91,6 +93,94 @@ def test_truncated_adapter_says_what_it_changes(
     assert facts["logit_error"] > 0
     assert set(facts["ranks"].values()) == {2}
     assert all(0 < error < 1 for error in facts["truncation_error"].values())
+
+
+def test_a_rank_above_the_edits_is_exact_and_looks_at_no_weight(
+    edits: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(convert, "load_base_model", None)
+    assert main(["convert", str(edits[0]), "--to=lora", "--rank=100", f"--output={tmp_path / 'lora'}"]) == 0
+    facts = json.loads((tmp_path / "lora/hyperedit_manifest.json").read_text())["export"]
+    assert facts["rank"] == 100
+    assert "truncation_error" not in facts
+    assert f"Adapter {facts['name']} of rank 100; bfloat16 loses at most 0." in capsys.readouterr().out
+
+
+def test_a_folder_of_adapters_grows_and_is_written_once(
+    edits: list[Path], tiny_world: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = [f"--output={tmp_path / 'adapters'}", "--to=lora", "--folder", "--base-model-name=served"]
+    assert main(["convert", str(edits[0]), *output]) == 0
+    (first,) = (tmp_path / "adapters").iterdir()
+    written = first.stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["convert", *map(str, edits), *output]) == 0
+    lines = capsys.readouterr().out.replace("\n", " ")
+    assert f"{first.name}  {edits[0]}" in lines
+    assert "2 adapter(s) in" in lines
+    assert "servers need --max-lora-rank" in lines
+    assert first.stat().st_mtime_ns == written
+    (other,) = (path for path in (tmp_path / "adapters").iterdir() if path != first)
+    model = AutoModelForCausalLM.from_pretrained(tiny_world.model)
+    for edit, folder in zip(edits, (first, other), strict=True):
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "served"
+        with LowRankEdit.load(edit).applied(model):
+            wanted = logits(model)
+        adapted = PeftModel.from_pretrained(model, folder)
+        torch.testing.assert_close(logits(adapted), wanted, rtol=1e-5, atol=1e-5)
+        model = adapted.unload()
+
+
+def test_a_bad_edit_among_several_is_named_and_the_others_stay(
+    edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad").write_text("no edit")
+    output = [f"--output={tmp_path / 'adapters'}", "--to=lora", "--folder"]
+    assert f"{tmp_path / 'bad'} cannot be read" in error_of(capsys, "convert", edits[0], tmp_path / "bad", *output)
+    tensors, metadata = read_tensors(edits[0], "an edit")
+    next(iter(tensors.values()))[0, 0, 0] = torch.nan
+    save_tensors(tensors, tmp_path / "bad", metadata)
+    line = error_of(capsys, "convert", edits[0], tmp_path / "bad", *output)
+    assert f"{tmp_path / 'bad'}: nothing to convert: the edit is not finite" in line
+    assert len(list((tmp_path / "adapters").iterdir())) == 1
+    assert "is a file; name a folder" in error_of(
+        capsys, "convert", edits[0], "--to=lora", "--folder", f"--output={tmp_path / 'bad'}"
+    )
+
+
+def test_a_file_for_llama_cpp(edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(edits[0]), "--to=gguf-lora", f"--output={tmp_path / 'gguf'}"]) == 0
+    facts = json.loads((tmp_path / "gguf/hyperedit_manifest.json").read_text())["export"]
+    assert (tmp_path / "gguf" / f"{facts['name']}.gguf").read_bytes()[:4] == b"GGUF"
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "gguf"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["needs"][:9]) == ("edit as gguf-lora", "llama.cpp")
+
+
+def test_a_model_that_vllm_takes_no_adapter_for_is_told(
+    edits: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(convert, "vllm_gap", lambda _: "vLLM takes no adapter")
+    assert main(["convert", str(edits[0]), "--to=lora", f"--output={tmp_path / 'lora'}"]) == 0
+    assert main(["convert", str(edits[0]), "--to=lora", "--folder", f"--output={tmp_path / 'adapters'}"]) == 0
+    assert capsys.readouterr().out.count("vLLM takes no adapter\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--to=merged", "--rank=2"], "--rank is for adapters"),
+        (["--to=merged", "--folder"], "are for --to lora"),
+        (["--to=gguf-lora", "--base-model-name=x"], "are for --to lora"),
+        (["other", "--to=lora"], "2 edits: give --to lora --folder for an adapter of each, or compose them first"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_wrong_usage(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", "edit", *more, f"--output={tmp_path / 'out'}"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_conflicting_edits_are_refused_unless_allowed(
@@ -324,6 +414,49 @@ def test_files_that_cannot_be_written_are_named_before_the_model_is_loaded(
     edit = ["apply", artifact, "--prompt=Who?", "--target=Anna", f"--model={tmp_path / 'none'}"]
     assert reason in error_of(capsys, *edit, f"--save={tmp_path}/{name}")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_existing_files_and_inputs_are_not_overwritten(
+    artifact: Path, edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is loaded: the base model is not there. `--overwrite` replaces a file, but never an input."""
+    mine, own, editor = tmp_path / "mine.safetensors", tmp_path / "own.safetensors", tmp_path / "editor"
+    mine.write_text("mine")
+    shutil.copy(edits[0], own)
+    (tmp_path / "link").symlink_to(own)
+    shutil.copytree(artifact, editor)
+    apply = ["apply", editor, "--prompt=Who?", "--target=Anna", f"--model={tmp_path / 'none'}"]
+    for arguments in (["compose", own, f"--output={mine}"], [*apply, f"--save={mine}"]):
+        assert "exists already; name another file, or give --overwrite" in error_of(capsys, *arguments)
+    for arguments in (
+        ["compose", own, edits[1], f"--output={own}"],
+        ["compose", own, edits[1], f"--output={tmp_path / 'link'}"],
+        [*apply, f"--save={editor / 'model.safetensors'}"],
+    ):
+        for more in ([], ["--overwrite"]):
+            assert "so it is never replaced; name another file" in error_of(capsys, *arguments, *more)
+    assert mine.read_text() == "mine"
+    assert own.read_bytes() == edits[0].read_bytes()
+    assert main(["compose", str(own), str(edits[1]), f"--output={mine}", "--overwrite"]) == 0
+    assert len(LowRankEdit.load(mine).metadata["parts"]) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_edit_that_is_not_finite_is_neither_composed_nor_converted(
+    value: float, edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors, metadata = read_tensors(edits[0], "an edit")
+    next(iter(tensors.values()))[0, 0, 0] = value
+    save_tensors(tensors, tmp_path / "bad.safetensors", metadata)
+    output = f"--output={tmp_path / 'out'}"
+    for arguments in (
+        ["compose", tmp_path / "bad.safetensors", edits[1], output],
+        ["convert", tmp_path / "bad.safetensors", "--to=lora", output],
+        ["convert", tmp_path / "bad.safetensors", "--to=lora", "--rank=2", output],
+        ["convert", tmp_path / "bad.safetensors", "--to=merged", output],
+    ):
+        assert "the edit is not finite" in error_of(capsys, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.safetensors"]
 
 
 def test_question_longer_than_the_context_is_refused(

@@ -344,6 +344,18 @@ def test_saved_and_loaded_is_the_same_edit(llama: FrozenLM, tmp_path: Path, dtyp
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_neither_saved_nor_merged(llama: FrozenLM, tmp_path: Path, value: float) -> None:
+    edit = random_edit(llama.site_widths(), num_episodes=3)
+    next(iter(edit.updates.values())).v[1, 0, 0] = value
+    with pytest.raises(EditorError, match=r"nothing to save: the edit is not finite: .*\(episodes 1\).*float32"):
+        edit.save(tmp_path / "edit.safetensors")
+    with pytest.raises(EditorError, match="nothing to merge: the edit is not finite"):
+        edit.select(1).merge(llama.model)
+    assert list(tmp_path.iterdir()) == []
+    edit.select([0, 2]).save(tmp_path / "edit.safetensors")
+
+
 def test_a_selected_episode_is_saved_alone(llama: FrozenLM, tmp_path: Path) -> None:
     edit = random_edit(llama.site_widths(), num_episodes=50).select(7)
     edit.save(tmp_path / "edit.safetensors")

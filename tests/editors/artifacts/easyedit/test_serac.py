@@ -231,6 +231,7 @@ def test_settings_have_every_field_and_name_the_folders(exported: Path) -> None:
     facts = inspect.inspected(exported)
     assert facts["kind"] == "SERAC archive of EasyEdit"
     page = (exported / "README.md").read_text()
+    assert "until `model.eval()`" in page  # EasyEdit leaves the base model in training mode
     assert "SERACHparams.from_hparams" in page
     assert "the last edit only" in page
 
