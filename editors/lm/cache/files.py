@@ -82,9 +82,8 @@ class TensorFiles:
         elif new:
             plain = json.dumps({name: str(type_).removeprefix("torch.") for name, type_ in types.items()})
             metadata = {"format": _FORMAT, "identity": self._identity, "types": plain}
-            tensors = _joined(new, types) | {
-                "checksums": torch.tensor([_checksum(*item, plain) for item in new.items()])
-            }
+            checksums = torch.tensor([_checksum(*item, plain) for item in new.items()])
+            tensors = {**_joined(new, types), "checksums": checksums}
             save_tensors(tensors, self._folder / f"{uuid.uuid4().hex}.safetensors", metadata)
             self._open_new()
 
