@@ -10,8 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks.results import stage_metrics
+from editors.artifacts.config import ArtifactConfig
 from editors.artifacts.easyedit.exchange import require_easyedit, save_easyedit
-from editors.artifacts.editor import ArtifactConfig, LoadedEditor, save_artifact
+from editors.artifacts.editor import LoadedEditor, save_artifact
 from editors.common.collectives import has_sharded_parameters
 from editors.common.errors import UsageError
 from editors.common.sharding import whole_state

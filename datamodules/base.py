@@ -232,7 +232,7 @@ class EditDataModule(LightningDataModule):
         """Let training continue at a position; when not training there is none to continue, and any data will do.
 
         Raises:
-            DataError: the checkpoint is of a run on other training data. Of those without a hash that is not known.
+            DataError: the checkpoint says no position, or is of a run on other training data. Of those without a hash that is not known.
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
@@ -242,6 +242,12 @@ class EditDataModule(LightningDataModule):
                 f"the checkpoint was trained on other data: hash {saved[:_SHOWN_HASH]} of its training split, here "
                 f"{self._train_hash[:_SHOWN_HASH]}. Give the path of this data's own checkpoint as --ckpt_path, or the "
                 "folder of its runs as --trainer.default_root_dir."
+            )
+        positions = [value for name, value in state_dict.items() if name != _TRAIN_HASH]
+        if not all(isinstance(value, int) and value >= 0 for value in positions):
+            raise DataError(
+                f"the checkpoint does not say where in its data training was: {str(positions)[:80]}, wanted numbers of "
+                "batches. Give another checkpoint of the run"
             )
         if self._train_loader is None:
             self._train_position = state_dict

@@ -5,10 +5,9 @@ Needs torch, transformers and safetensors only. Nothing is pickled, so an untrus
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from editors.artifacts.card import model_card
+from editors.artifacts.config import CONFIG, ArtifactConfig, network_config, read_config, require_unchanged, with_hashes
+from editors.artifacts.fitting import require_fitting
 from editors.base_models.loading import BaseModelConfig, loading_hint, weights_hash
 from editors.base_models.sites import is_linear, linear_widths
-from editors.common.errors import ArtifactError, BaseModelError
+from editors.common.errors import ArtifactError, BaseModelError, one_line
 from editors.common.files import new_folder, save_json, save_tensors, save_text
 from editors.edits.protocol import Edit
 from editors.lm.flags import flags_restored
@@ -36,34 +37,9 @@ from editors.texts.requests import EditRequest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT = "hyperedit-editor-1"
+_TENSORS = "model.safetensors"
 _MODELS = "models"
-_FILES = ("model.safetensors", "config.json", "README.md", f"{_MODELS}/*")
-
-
-@dataclass
-class ArtifactConfig:
-    """What `config.json` says about a trained editor.
-
-    Args:
-        editor: registered name of the editor.
-        editor_config: shape of its network.
-        base_model: how the base model was named and loaded (fields of `BaseModelConfig`).
-        architecture: class of the base model.
-        base_weights: `weights_hash` of the base model cast to bfloat16, so that float32 and bfloat16 both fit.
-        site_widths: `[d_in, d_out]` of each edited layer, in order.
-        results: metrics with protocol, data hashes, seed and versions.
-        format: format and version of this folder.
-    """
-
-    editor: str
-    editor_config: dict[str, Any]
-    base_model: dict[str, Any]
-    architecture: str
-    base_weights: str
-    site_widths: dict[str, list[int]]
-    results: dict[str, Any] = field(default_factory=dict)
-    format: str = FORMAT
+_FILES = (_TENSORS, CONFIG, "README.md", f"{_MODELS}/*")
 
 
 def save_artifact(
@@ -90,10 +66,10 @@ def _write_artifact(
 ) -> None:
     """Write the files of an artifact; arguments are those of `save_artifact`."""
     state = network.state_dict() if state is None else state
-    save_tensors(state, folder / "model.safetensors", {"format": "pt"})
+    save_tensors(state, folder / _TENSORS, {"format": "pt"})
     if network.keeps_models:
         network.keep_models(folder / _MODELS)
-    save_json(asdict(config), folder / "config.json")
+    save_json(with_hashes(folder, config), folder / CONFIG)
     save_text(model_card(asdict(config)), folder / "README.md")
 
 
@@ -105,21 +81,25 @@ def load_editor(folder: str | Path) -> LoadedEditor:
         BaseModelError: a model that the network is built with (SERAC's encoder) cannot be built from its folder.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    network_class, config_class = registered_method(config.editor).load_network()
+    config = read_config(folder)
+    method = registered_method(config.editor)
+    network_class, _ = method.load_network()
     kept = _models(folder) if network_class.keeps_models else None
     try:
+        settings = network_config(config)
+        require_unchanged(folder, config)
         widths = {site: (d_in, d_out) for site, (d_in, d_out) in config.site_widths.items()}
-        network = network_class.build(widths, config_class(**config.editor_config), kept)
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+        require_fitting(folder / _TENSORS, lambda: network_class.build(widths, settings, kept))
+        network = network_class.build(widths, settings, kept)
+        network.load_state_dict(load_file(folder / _TENSORS))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
-            f"{folder / 'model.safetensors'} is missing or damaged: {error}. Export it again."
+            f"{folder / _TENSORS} is missing or damaged: {one_line(error)}. Export it again."
         ) from error
-    except BaseModelError:  # it names the damaged folder
+    except (ArtifactError, BaseModelError):  # it names the damaged file
         raise
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {error}") from error
+        raise ArtifactError(f"{folder}: tensors and config.json do not belong together: {one_line(error)}") from error
     return LoadedEditor(config, network)
 
 
@@ -131,25 +111,6 @@ def _models(folder: Path) -> Path:
             "models; copy the whole artifact, or export it again"
         )
     return folder / _MODELS
-
-
-def _read_config(folder: Path) -> ArtifactConfig:
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"{folder} is no exported editor: {error}") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged: {error}. Export the editor again.") from error
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
-        raise ArtifactError(
-            f"{path}: format {found!r} cannot be read, wanted {FORMAT!r}; name the artifact/ folder of a run"
-        )
-    try:
-        return ArtifactConfig(**values)
-    except TypeError as error:
-        raise ArtifactError(f"{path} does not have the fields of {FORMAT}: {error}") from error
 
 
 class LoadedEditor(ModelHubMixin, library_name="hyperedit"):

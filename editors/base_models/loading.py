@@ -16,7 +16,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -34,7 +33,8 @@ from editors.base_models.quantization import (
     require_quantization,
     scales_of,
 )
-from editors.common.errors import BaseModelError
+from editors.base_models.reading import UNREADABLE, read_tokenizer
+from editors.common.errors import BaseModelError, one_line
 from editors.common.hashing import raw_bytes
 
 _PACKAGE_PREFIX = "package:"
@@ -120,8 +120,8 @@ def load_config(config: BaseModelConfig, *, offline: bool = False) -> PreTrained
     """
     try:
         return cast(PreTrainedConfig, AutoConfig.from_pretrained(**_source(config), local_files_only=offline))
-    except (OSError, ValueError, ImportError) as error:
-        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
+    except UNREADABLE as error:
+        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {one_line(error)}") from error
 
 
 def configured_family(config: BaseModelConfig) -> type[Family]:
@@ -147,8 +147,8 @@ def load_base_model(config: BaseModelConfig) -> PreTrainedModel:
     source.update(_quantised(config))
     try:
         model = configured_family(config).auto_class.from_pretrained(**source, dtype=dtype)
-    except (OSError, ValueError, ImportError) as error:
-        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
+    except UNREADABLE as error:
+        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {one_line(error)}") from error
     keep_layout(model)
     return (_without_gguf_marks(model) if "gguf_file" in source else cast(PreTrainedModel, model)).eval()
 
@@ -191,8 +191,8 @@ def build_skeleton(config: BaseModelConfig, settings: PreTrainedConfig) -> PreTr
         with torch.device("meta"):
             dtype = stored if config.dtype == "auto" else getattr(torch, config.dtype)
             model = cast(PreTrainedModel, model_class.from_config(settings, dtype=dtype)).eval()
-    except (OSError, ValueError, ImportError) as error:
-        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {error}") from error
+    except UNREADABLE as error:
+        raise BaseModelError(f"base model {config.name!r} cannot be loaded: {one_line(error)}") from error
     if getattr(settings, "scale_decoder_outputs", True) is False:
         _untie_head(model)
     return model
@@ -234,12 +234,13 @@ def load_tokenizer(config: BaseModelConfig) -> PreTrainedTokenizerBase:
         BaseModelError: there is no tokenizer at `config.name`.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**_source(config))
-    except (OSError, ValueError, ImportError) as error:
-        raise BaseModelError(f"tokenizer of base model {config.name!r} cannot be loaded: {error}") from error
+        source = _source(config)
+        tokenizer = read_tokenizer(source.pop("pretrained_model_name_or_path"), **source)
+    except UNREADABLE as error:
+        raise BaseModelError(f"tokenizer of base model {config.name!r} cannot be loaded: {one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return cast(PreTrainedTokenizerBase, tokenizer)
+    return tokenizer
 
 
 def longest_text(model: PreTrainedModel) -> int | None:

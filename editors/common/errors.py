@@ -23,3 +23,12 @@ class ArtifactError(EditorError):
 
 class BaseModelError(EditorError):
     """A base model cannot be found, is of an unsupported kind, or was changed while it had to stay frozen."""
+
+
+def one_line(error: BaseException) -> str:
+    r"""What an error says, on one line: those of libraries have paragraphs.
+
+    >>> one_line(ValueError("no file:\n  a.txt"))
+    'no file: a.txt'
+    """
+    return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +23,19 @@ def tensor_hash(tensor: Tensor) -> bytes:
     True
     """
     return hashlib.sha256(raw_bytes(tensor)).digest()
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of tensors, in hexadecimal.
+
+    >>> tensors_hash({"a": torch.ones(2)}) == tensors_hash({"a": torch.ones(2, 1)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
 
 
 def file_hash(path: str | Path) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from editors.common.errors import ArtifactError
 from editors.common.files import read_tensors, save_tensors
+from editors.common.hashing import tensors_hash
 from editors.lm.frozen import FrozenLM
 from editors.making.protocol import EditMethod
 
@@ -47,14 +48,18 @@ def prepare(
     with torch.inference_mode(mode=False), torch.no_grad():
         method.prepare(lm, texts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(method.state_dict(), path, {"format": _FORMAT, "key": key})
+    state = method.state_dict()
+    save_tensors(state, path, {"format": _FORMAT, "key": key, "sha256": tensors_hash(state)})
     _LOG.info("Preparation of %s kept in %s.", kind.__name__, path)
 
 
 def _loaded(method: EditMethod, path: Path) -> bool:
     """Take what is kept in a file; not what is damaged, or of a version of the method with other tensors."""
     try:
-        method.load_state_dict(read_tensors(path, "a preparation")[0])
+        state, header = read_tensors(path, "a preparation")
+        if header.get("sha256") != tensors_hash(state):
+            raise ArtifactError("it is damaged, or an earlier version wrote it")
+        method.load_state_dict(state)
     except (ArtifactError, RuntimeError) as error:
         _LOG.warning("Prepared anew: %s does not fit %s: %s", path, type(method).__name__, error)
         return False

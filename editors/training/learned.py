@@ -26,6 +26,7 @@ from editors.training.compilation import CompiledForwards, TorchCompile
 from editors.training.config import TrainingConfig
 from editors.training.module import Editor
 from editors.training.objective import Objective
+from editors.training.resuming import optimizer_fault
 from editors.training.schedules import scheduled
 
 _LOG = logging.getLogger(__name__)
@@ -151,6 +152,21 @@ class LearnedEditor(Editor):
         """Take the step, then what the objective does after it: before a checkpoint can be written."""
         super().optimizer_step(*args, **kwargs)
         self.objective.after_step()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check besides, where training goes on, that the optimiser's state fits.
+
+        Raises:
+            EditorError: it does not.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if fault := optimizer_fault(checkpoint.get("optimizer_states"), self.parameter_groups()):
+            raise EditorError(
+                f"the checkpoint does not fit this editor: {fault}. Use the configuration the checkpoint was trained "
+                "with; one that was saved without its optimiser can be tested and exported, not trained on"
+            )
 
     def on_fit_start(self) -> None:
         """Remember the base model's weights, to prove afterwards that training did not touch them."""

@@ -168,7 +168,7 @@ class Editor(LightningModule):
         """Check that the checkpoint holds exactly this editor and was trained for this base model, and keep its step.
 
         Raises:
-            EditorError: tensors are missing or have other shapes.
+            EditorError: tensors are missing, have other shapes, or hold what is no number.
             BaseModelError: the base model has other weights (float32 and bfloat16 of the same ones both pass).
         """
         wanted = whole_shapes(self, FROZEN_PREFIX)
@@ -179,6 +179,13 @@ class Editor(LightningModule):
             raise EditorError(
                 f"the checkpoint does not fit this editor: {len(wrong)} tensor(s) differ, first {key!r} (checkpoint "
                 f"{found.get(key)}, editor {wanted.get(key)}). Use the configuration the checkpoint was trained with."
+            )
+        floating = {name: value.is_floating_point() for name, value in self.state_dict().items()}
+        state = {k: v for k, v in checkpoint["state_dict"].items() if k in found}
+        if odd := [k for k, v in state.items() if v.is_floating_point() != floating[k] or v.isnan().any()]:
+            raise EditorError(
+                f"the checkpoint is of no use: {len(odd)} tensor(s) hold what is no number, first {odd[0]!r}. Give an "
+                "earlier one, from before training diverged"
             )
         if checkpoint.get("base_weights", self.base_weights) != self.base_weights:
             trained = checkpoint.get("hyper_parameters", {}).get("base_model", {})

@@ -131,6 +131,22 @@ class ZeRO(DeepSpeedStrategy):
                 part.to(self.root_device)
         super().setup(trainer)
 
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        """Hand the model over where it is not trained, with its smallest parameters whole, as in training.
+
+        DeepSpeed (0.19.8) gathers those below `keep_whole_below` when it makes an optimiser, and only marks them here:
+        it takes them for whole, and gathers them before no pass. Whoever then reads one finds it empty.
+        """
+        super()._initialize_deepspeed_inference(model)
+        self._gather_small()
+
+    def _gather_small(self) -> None:
+        """Make those parameters whole that stay whole between passes. Collective."""
+        small = getattr(cast(Any, self.model).optimizer, "persistent_parameters", [])
+        apart = [parameter for parameter in small if parameter.numel() != parameter.ds_numel]
+        if apart:
+            apart[0].all_gather(apart)
+
     def teardown(self) -> None:
         """Let models be loaded whole again, and go back to the CPU."""
         self._transformers_config = None
@@ -208,6 +224,7 @@ class ZeRO(DeepSpeedStrategy):
         load_whole_state(self._editor, checkpoint["state_dict"], FROZEN_PREFIX)
         for optimizer in cast(list[Any], self.optimizers):
             optimizer.refresh_fp32_params()
+        self._gather_small()  # loading has sharded them again
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """The state of Adam as torch writes it, whole on the first process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
 from editors.texts.requests import EditRequest
 from tests.tiny_world import TinyWorld, row
+
+
+def without_hashes(artifact: Path) -> Path:
+    """Make an artifact one of an earlier version, which says nothing of its files' content. Returns it."""
+    path = artifact / "config.json"
+    values = {key: value for key, value in json.loads(path.read_text()).items() if key != "hashes"}
+    path.write_text(json.dumps(values))
+    return artifact
+
 
 METRICS = {"reliability/teacher_forced/token_accuracy": 0.875, "locality/teacher_forced/token_agreement": 0.5}
 REQUESTS = [EditRequest(row(n)["src"], row(n)["alt"]) for n in range(4)]

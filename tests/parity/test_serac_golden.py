@@ -13,9 +13,10 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from editors.artifacts.config import ArtifactConfig
 from editors.artifacts.easyedit.archive import read_archive
 from editors.artifacts.easyedit.exchange import import_easyedit, save_easyedit
-from editors.artifacts.editor import ArtifactConfig, LoadedEditor, load_editor
+from editors.artifacts.editor import LoadedEditor, load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, weights_hash
 from editors.methods.serac.counterfactual.interface import mix
 from editors.methods.serac.counterfactual.second_model import SecondModel

@@ -51,6 +51,7 @@ def read_archive(path: str | Path) -> tuple[str, dict[str, Tensor]]:
     (method,) = methods
     if _NEEDED[method] not in found:
         raise ArtifactError(f"{path} is no archive of {method}: it has no {_NEEDED[method]!r}")
+    archive.require_no_larger(found.values())
     return method, {_renamed(name): archive.tensor(value) for name, value in found.items()}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from editors.artifacts.config import ArtifactConfig
 from editors.artifacts.easyedit.archive import ARCHIVE, read_archive
 from editors.artifacts.easyedit.hparams import FAMILIES, EasyEditSettings, mend_settings
 from editors.artifacts.easyedit.mend import mend_network, require_mend, write_mend
@@ -20,7 +21,7 @@ from editors.artifacts.easyedit.page import page
 from editors.artifacts.easyedit.serac import require_serac, serac_network, write_serac
 from editors.artifacts.easyedit.serac_hparams import SERACSettings, serac_settings
 from editors.artifacts.easyedit.yaml import read_yaml
-from editors.artifacts.editor import ArtifactConfig, LoadedEditor, save_artifact
+from editors.artifacts.editor import LoadedEditor, save_artifact
 from editors.base_models.loading import BaseModelConfig, load_base_model, weights_hash
 from editors.base_models.sites import site_widths
 from editors.common.errors import ArtifactError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import pickletools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editors.common.errors import ArtifactError
+from editors.common.archives import UNREADABLE_ZIP, RefusedArchive, checked_sizes
+from editors.common.errors import ArtifactError, one_line
 
-# The description of what is in a file; the numbers are beside it. EasyEdit's take some 100 KB.
+# The description of what is in a file; the numbers are beside it. EasyEdit's take some 100 KB and 50,000 instructions.
 _LONGEST_PICKLE = 64 * 2**20
+_MOST_INSTRUCTIONS = 1_000_000
+# More numbers than any tensor has; torch counts them in 64 bits.
+_MOST_NUMBERS = 2**48
 _MOST_DIMENSIONS = 16
+# Records that several names share: T5 and BART name one embedding four times.
+_TIMES_SHARED = 4
 _DTYPES = {
     "BFloat16Storage": torch.bfloat16,
     "BoolStorage": torch.bool,
@@ -87,36 +93,27 @@ class TorchArchive:
         self.path = Path(path)
         try:
             with zipfile.ZipFile(self.path) as file:
-                self._sizes = self._checked_sizes(file)
+                self._sizes = checked_sizes(file, self.path)
                 self._root = self._find_root()
                 self._require_little_endian(file)
                 self.content = interpret(file.read(f"{self._root}data.pkl"))
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{self.path} cannot be read as a file of torch.save: {error}") from error
-        except _Refused as error:
+        except UNREADABLE_ZIP as error:
+            raise ArtifactError(f"{self.path} cannot be read as a file of torch.save: {one_line(error)}") from error
+        except RefusedArchive as error:
             raise ArtifactError(f"{self.path} is not read, because it {error}") from error
-
-    def _checked_sizes(self, file: zipfile.ZipFile) -> dict[str, int]:
-        """Bytes of each member. They are stored as they are, so they cannot take more than the file has."""
-        members = file.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise _Refused("holds compressed members, which torch.save does not write")
-        if sum(member.file_size for member in members) > self.path.stat().st_size:
-            raise _Refused("claims to hold more than it has")
-        return {member.filename: member.file_size for member in members}
 
     def _find_root(self) -> str:
         roots = [name.removesuffix("data.pkl") for name in self._sizes if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise _Refused(f"holds {len(roots)} data.pkl, where torch.save writes one")
+            raise RefusedArchive(f"holds {len(roots)} data.pkl, where torch.save writes one")
         if self._sizes[f"{roots[0]}data.pkl"] > _LONGEST_PICKLE:
-            raise _Refused(f"describes its content in more than {_LONGEST_PICKLE:,} bytes")
+            raise RefusedArchive(f"describes its content in more than {_LONGEST_PICKLE:,} bytes")
         return roots[0]
 
     def _require_little_endian(self, file: zipfile.ZipFile) -> None:
         name = f"{self._root}byteorder"
         if name in self._sizes and file.read(name) != b"little":
-            raise _Refused("was written on a big-endian machine")
+            raise RefusedArchive("was written on a big-endian machine")
 
     def tensor(self, pickled: PickledTensor) -> Tensor:
         """The numbers of a tensor.
@@ -133,29 +130,43 @@ class TorchArchive:
                 data = bytearray(file.read(name))
         except (OSError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{self.path} is damaged: {error}") from error
-        flat = torch.frombuffer(data, dtype=pickled.dtype) if data else torch.empty(0, dtype=pickled.dtype)
+        if not math.prod(pickled.size):
+            return torch.empty(pickled.size, dtype=pickled.dtype)
+        flat = torch.frombuffer(data, dtype=pickled.dtype)
         return flat.as_strided(pickled.size, pickled.stride, pickled.offset).clone()
 
+    def require_no_larger(self, pickled: Iterable[PickledTensor]) -> None:
+        """Check that tensors together take no more memory than the file has bytes, a few times over.
 
-class _Refused(Exception):
-    """Why a pickle is not read."""
+        Raises:
+            ArtifactError: they do: many names share a record.
+        """
+        wanted = sum(math.prod(each.size) * each.dtype.itemsize for each in pickled)
+        has = self.path.stat().st_size
+        if wanted > _TIMES_SHARED * has:
+            raise ArtifactError(
+                f"{self.path} is not read, because its tensors would take {wanted / 2**20:,.0f} MB, and the file has "
+                f"{has / 2**20:,.1f} MB: too many names share a record"
+            )
 
 
 def interpret(pickle: bytes) -> Any:
     """What a pickle describes, with nothing called.
 
     Raises:
-        _Refused: it is malformed, or uses what files of `torch.save` do not.
+        RefusedArchive: it is malformed, or uses what files of `torch.save` do not.
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(pickle):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
             if opcode.name == "STOP":
                 return machine.stack.pop()
+            if count == _MOST_INSTRUCTIONS:
+                raise RefusedArchive(f"describes its content in more than {_MOST_INSTRUCTIONS:,} instructions")
             machine.step(opcode.name, argument)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise _Refused(f"is malformed: {error}") from error
-    raise _Refused("is malformed: it has no end")
+        raise RefusedArchive(f"is malformed: {error}") from error
+    raise RefusedArchive("is malformed: it has no end")
 
 
 class _Machine:
@@ -177,7 +188,7 @@ class _Machine:
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
         else:
-            raise _Refused(f"uses pickle instruction {name}, which torch.save does not write")
+            raise RefusedArchive(f"uses pickle instruction {name}, which torch.save does not write")
 
     def since_mark(self) -> list[Any]:
         """Take off what was put on the stack since the last mark."""
@@ -200,7 +211,7 @@ class _Machine:
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
-            raise _Refused("is malformed: its stack is empty")
+            raise RefusedArchive("is malformed: its stack is empty")
         items = tuple(self.stack[len(self.stack) - count :])
         del self.stack[len(self.stack) - count :]
         self.stack.append(items)
@@ -245,11 +256,11 @@ class _Storage:
 def _storage(identity: Any) -> Any:
     """What `torch.save` notes for the numbers of a tensor: ("storage", type, record, device, how many)."""
     if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
-        raise _Refused("refers to something outside itself")
+        raise RefusedArchive("refers to something outside itself")
     _, kind, record, _, numbers = identity
     dtype = _DTYPES.get(kind.name.removeprefix("torch.")) if isinstance(kind, Inert) else None
     if dtype is None or not isinstance(record, str) or not _is_count(numbers):
-        raise _Refused("holds numbers of an unknown type")
+        raise RefusedArchive("holds numbers of an unknown type")
     return _Storage(dtype, record, numbers)
 
 
@@ -268,21 +279,24 @@ def _called(function: Any, arguments: Any) -> Any:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> PickledTensor:
     """A tensor whose every number lies in its record, and which is not larger than that."""
     if not isinstance(storage, _Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
-        raise _Refused("holds a malformed tensor")
+        raise RefusedArchive("holds a malformed tensor")
     if (
         len(size) != len(stride)
         or len(size) > _MOST_DIMENSIONS
         or not all(_is_count(value) for value in (offset, *size, *stride))
     ):
-        raise _Refused("holds a malformed tensor")
+        raise RefusedArchive("holds a malformed tensor")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    # Without its empty dimensions, too: torch multiplies those of an empty tensor, and they may be huge.
+    if math.prod(max(length, 1) for length in size) > _MOST_NUMBERS:
+        raise RefusedArchive("holds a tensor that is larger than its numbers")
     if math.prod(size) > storage.numbers or (math.prod(size) and last >= storage.numbers):
-        raise _Refused("holds a tensor that is larger than its numbers")
+        raise RefusedArchive("holds a tensor that is larger than its numbers")
     return PickledTensor(storage.dtype, storage.record, storage.numbers, offset, size, stride)
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_NUMBERS
 
 
 _NOTHING = frozenset({"PROTO", "FRAME"})

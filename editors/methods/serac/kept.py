@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from editors.base_models.reading import read_tokenizer
+from editors.common.plain import read_json
+
+_CONFIG, _TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 
 
 def keep_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -34,8 +39,11 @@ def kept_model(folder: Path, build: Callable[..., Any]) -> tuple[Any, Any]:
     Raises:
         OSError, ValueError: the folder is missing or damaged.
     """
+    read_json(folder / _CONFIG)  # of a sensible size, and not nested without end
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if not (folder / _TOKENIZER_CONFIG).is_file():
+        raise OSError(f"there is no {_TOKENIZER_CONFIG}, which says what its special tokens are; copy the whole folder")
+    tokenizer = read_tokenizer(str(folder), trust_remote_code=False, local_files_only=True)
     model = build(config, dtype=torch.float32)
     if model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

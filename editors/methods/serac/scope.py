@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
 from editors.base_models.loading import resolve_package
+from editors.base_models.reading import UNREADABLE, read_tokenizer
 from editors.common.autocast import without_autocast
-from editors.common.errors import BaseModelError
+from editors.common.errors import BaseModelError, one_line
 from editors.methods.serac.kept import keep_model, kept_model
 from editors.methods.serac.subjects import mentioned, without_subject
 from editors.texts.requests import EditRequest
@@ -60,8 +61,8 @@ class SentenceEncoder(nn.Module):
             self.model, self.tokenizer = (
                 _named(name, revision) if kept is None else kept_model(kept, AutoModel.from_config)
             )
-        except (OSError, ValueError, ImportError) as error:
-            raise BaseModelError(f"scope encoder {str(kept or name)!r} cannot be loaded: {error}") from error
+        except UNREADABLE as error:
+            raise BaseModelError(f"scope encoder {str(kept or name)!r} cannot be loaded: {one_line(error)}") from error
         if hasattr(self.model, "pooler"):
             self.model.pooler = None  # never used; its weights would be trained by nothing
         self.pooling = pooling
@@ -106,7 +107,7 @@ def _named(name: str, revision: str | None) -> tuple[Any, Any]:
     """The encoder with its published weights (on the meta device without), and its tokenizer."""
     place = Path(resolve_package(name)).expanduser()
     source = str(place) if place.is_dir() else name
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    tokenizer = read_tokenizer(source, revision=revision)
     if torch.get_default_device().type == "meta":  # only the layers are asked for
         config = AutoConfig.from_pretrained(source, revision=revision)
         return AutoModel.from_config(config, dtype=torch.float32), tokenizer

@@ -12,11 +12,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from editors.common.errors import EditorError
 from editors.training.plan.table import count_gpus
-from editors.training.run.checkpoint_io import AtomicCheckpointIO
+from editors.training.run.checkpoint_io import AtomicCheckpointIO, require_checkpoint
 from editors.training.run.errors import missing_package, own_error
 from editors.training.run.folder import forget_run_folder, new_run_folder, runs_root
 from editors.training.run.parser import ConfigFile, RunParser
+from editors.training.run.refusals import lightnings_error, restoring_error
 from editors.training.run.rules import (
     NO_TRAINING,
     find_checkpoint,
@@ -112,6 +114,7 @@ class RunCLI(LightningCLI):
             return
         root = config.trainer.default_root_dir or "runs"
         config.ckpt_path = find_checkpoint(config.get("ckpt_path"), self.subcommand, root, trained=trained)
+        require_checkpoint(config.ckpt_path)
         folder = str(new_run_folder(runs_root(root)))
         config.trainer.default_root_dir = folder
         for name in ("logger", "callbacks"):
@@ -121,9 +124,20 @@ class RunCLI(LightningCLI):
         """Make everything; what a constructor says is wrong is not lost among what the parser says."""
         try:
             super().instantiate_classes()
-        except (ImportError, ValueError) as error:
-            if own := own_error(error) or missing_package(error):
+        except Exception as error:
+            if own := own_error(error) or missing_package(error) or lightnings_error(error):
                 raise own from None
+            raise
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Do what the verb says; what is wrong with a checkpoint, or Lightning refuses, is one line."""
+        try:
+            super()._run_subcommand(subcommand)
+        except EditorError:
+            raise
+        except Exception as error:
+            if plain := restoring_error(error, self.config[subcommand].get("ckpt_path")) or lightnings_error(error):
+                raise plain from error
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

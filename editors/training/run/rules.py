@@ -77,7 +77,7 @@ def find_checkpoint(path: str | None, verb: str, root: str, *, trained: bool) ->
         )
     if path == "last":
         return str(last_checkpoint(root))
-    if path is not None and not Path(path).exists():
+    if path is not None and "://" not in path and not Path(path).exists():
         raise EditorError(f"--ckpt_path {path}: there is no such file; a run keeps its own in checkpoints/")
     return path
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from editors.edits.protocol import Edit
 from editors.methods.mend.module import MEND
 from editors.texts.batches import collate_texts, encode_answers
 from editors.texts.requests import EditRequest
-from tests.editors.conftest import METRICS, REQUESTS
+from tests.editors.conftest import METRICS, REQUESTS, without_hashes
 from tests.tiny_models import tiny_model
 from tests.tiny_world import TinyWorld, write_model
 
@@ -52,12 +54,8 @@ def tokenizer(tiny_world: TinyWorld) -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def copied(artifact: Path, tmp_path: Path) -> Path:
-    """A copy of the artifact that may be damaged."""
-    folder = tmp_path / "copied"
-    folder.mkdir()
-    for file in artifact.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
+    """A copy of the artifact that may be damaged, as an earlier version wrote it: without hashes."""
+    return without_hashes(shutil.copytree(artifact, tmp_path / "copied"))
 
 
 def assert_same_edit(first: Edit, second: Edit) -> None:
@@ -247,6 +245,22 @@ def edit_config(**values: Any) -> Callable[[Path], None]:
     return damage
 
 
+def edit_network(**values: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        found = json.loads((folder / "config.json").read_text())["editor_config"]
+        edit_config(editor_config=found | values)(folder)
+
+    return damage
+
+
+def deepen(folder: Path, depth: int) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(
+        text.replace('"results": {', f'"results": {{"deep": {"[" * depth}{"]" * depth}, ')
+    )
+
+
+SITE = "model.layers.3.mlp.up_proj"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (cut, r"model\.safetensors is missing or damaged"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), r"model\.safetensors is missing or damaged"),
@@ -257,16 +271,41 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "is no exported editor"),
     "half a config": (lambda f: (f / "config.json").write_text('{"format": '), r"config\.json is damaged"),
     "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), r"config\.json is damaged"),
-    "a list": (lambda f: (f / "config.json").write_text("[]"), "format None cannot be read"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "format 'None' cannot be read"),
     "newer format": (edit_config(format="hyperedit-editor-9"), "format 'hyperedit-editor-9' cannot be read, wanted"),
     "missing field": (edit_config(site_widths=...), "does not have the fields"),
     "unknown field": (edit_config(colour="red"), "does not have the fields"),
     "unknown editor": (edit_config(editor="mned"), "no editor 'mned'; registered are: .*mend"),
-    "other network": (edit_config(editor_config={"rank": 4}), "do not belong together"),
+    "other network": (edit_config(editor_config={"rank": 4}), "do not belong together.*first 'transforms"),
     "no models": (edit_config(editor="serac", editor_config={}), "has no models/, where .*copy the whole artifact"),
     "impossible network": (edit_config(editor_config={"rank": 0}), "do not belong together.*rank"),
-    "no widths": (edit_config(site_widths=None), "do not belong together"),
-    "one width": (edit_config(site_widths={"model.layers.3.mlp.up_proj": [32]}), "do not belong together"),
+    "no widths": (edit_config(site_widths=None), "site_widths must be a mapping, got None"),
+    "one width": (edit_config(site_widths={SITE: [32]}), r"must be two numbers from 1 to \d+, got \[32\]"),
+    "a text as width": (edit_config(site_widths={SITE: ["32", 48]}), "must be a whole number.*got '32'"),
+    "true as width": (edit_config(site_widths={SITE: [True, 48]}), "must be a whole number.*got True"),
+    "no width at all": (edit_config(site_widths={SITE: [0, 48]}), "two numbers from 1 to"),
+    "a huge width": (edit_config(site_widths={SITE: [10**9, 10**9]}), "two numbers from 1 to"),
+    "a wide network": (edit_config(site_widths={SITE: [10**7, 10**7]}), "do not belong together.*first 'edit_rates'"),
+    "no sites": (edit_config(site_widths={}), "must name 1 to 50000 layers, got 0"),
+    "many sites": (edit_config(site_widths={f"s{n}": [4, 4] for n in range(60_000)}), "1 to 50000 layers, got 60000"),
+    "long name of a site": (edit_config(site_widths={"s" * 600: [4, 4]}), "a layer with 600 letters"),
+    "many megabytes": (edit_config(architecture="x" * 9 * 2**20), "more than 8 MB"),
+    "long text": (edit_config(architecture="x" * 10**6), "a text of at most 10000 characters, got 'xxx"),
+    "deep nesting": (lambda f: deepen(f, 100_000), r"config\.json is damaged"),
+    "less deep nesting": (lambda f: deepen(f, 900), "nested more than 20 deep"),
+    "a million blocks": (edit_network(num_blocks=10**6), "more than .* parameters, and the file far fewer"),
+    "a text as number": (edit_network(num_blocks="2"), "num_blocks must be a whole number .*got '2'"),
+    "a fraction": (edit_network(num_blocks=2.5), r"num_blocks must be a whole number .*got 2\.5"),
+    "a huge number": (edit_network(rank=10**30), "rank must be a whole number .*got a larger number"),
+    "no number": (edit_network(edit_rate=float("nan")), "edit_rate must be a finite number, got nan"),
+    "another choice": (edit_network(mode="jonit"), "mode must be one of .*'combined'.*got 'jonit'"),
+    "unknown setting": (edit_network(rnk=4), "editor_config has the field 'rnk', which is none of rank, "),
+    "settings in a list": (edit_config(editor_config=[1]), "editor_config must be a mapping, got"),
+    "a number for an editor": (edit_config(editor=3), "editor must be a text .*got 3"),
+    "base model as text": (edit_config(base_model="gpt2"), "base_model must be a mapping, got 'gpt2'"),
+    "base model without name": (edit_config(base_model={}), "base_model lacks the field 'name'"),
+    "base model's name": (edit_config(base_model={"name": ["x"]}), r"base_model\.name must be a text .*got \['x'\]"),
+    "other base model": (edit_config(base_model={"name": "x", "sits": 1}), "base_model has the field 'sits'"),
 }
 
 
@@ -274,8 +313,60 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_damaged_artifact_is_refused(copied: Path, kind: str) -> None:
     damage, message = DAMAGE[kind]
     damage(copied)
-    with pytest.raises(EditorError, match=message):
+    start = time.process_time()
+    with pytest.raises(EditorError, match=message) as refused:
         load_editor(copied)
+    assert time.process_time() - start < 5
+    assert len(str(refused.value)) < 2000
+
+
+def flip(path: Path, place: int) -> None:
+    """Turn one bit over, in the byte at `place` (negative: from the end)."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+OTHER_TENSORS = r"model\.safetensors is missing or damaged: its content is not"
+OTHER_CONFIG = r"config\.json is missing or damaged: its content is not"
+CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a bit of the tensors": (
+        lambda f: flip(f / "model.safetensors", -3),
+        OTHER_TENSORS,
+    ),
+    "a bit of the header": (
+        lambda f: flip(f / "model.safetensors", 20),
+        OTHER_TENSORS,
+    ),
+    "other tensors": (
+        edit_tensors(lambda t: t["edit_rates"].add_(1)),
+        OTHER_TENSORS,
+    ),
+    "no tensors": (
+        lambda f: (f / "model.safetensors").unlink(),
+        "damaged: there is no such file",
+    ),
+    "a setting": (edit_network(key_ridge=0.5), OTHER_CONFIG),
+    "a width": (edit_config(site_widths={SITE: [32, 49]}), OTHER_CONFIG),
+    "a hash": (edit_config(hashes={"model.safetensors": "0"}), r"config\.json says 0…"),
+    "an added file": (lambda f: shutil.copytree(f, f / "models"), "models/README.md was added after the export"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_artifact_that_was_changed_after_the_export_is_refused(artifact: Path, tmp_path: Path, kind: str) -> None:
+    change, message = CHANGES[kind]
+    change(shutil.copytree(artifact, tmp_path / "copied"))
+    with pytest.raises(ArtifactError, match=message):
+        load_editor(tmp_path / "copied")
+
+
+def test_card_results_and_the_base_models_place_may_be_changed(artifact: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(artifact, tmp_path / "copied")
+    base = json.loads((folder / "config.json").read_text())["base_model"] | {"name": "moved/there", "revision": "v2"}
+    edit_config(base_model=base, results={})(folder)
+    (folder / "README.md").write_text("Mine.")
+    assert load_editor(folder).base_model.name == "moved/there"
 
 
 def test_undamaged_copy_loads(copied: Path) -> None:

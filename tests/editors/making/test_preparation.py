@@ -70,7 +70,7 @@ def test_what_was_prepared_otherwise_is_another_preparation(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("fault", ["damaged", "other tensors"])
+@pytest.mark.parametrize("fault", ["damaged", "a wrong bit", "other tensors"])
 def test_what_does_not_fit_is_prepared_anew(
     lm: FrozenLM, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
@@ -79,6 +79,9 @@ def test_what_does_not_fit_is_prepared_anew(
     (path,) = tmp_path.iterdir()
     if fault == "damaged":
         path.write_bytes(path.read_bytes()[:-5])
+    if fault == "a wrong bit":
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 64]))
     method: Any = new_method(lm)
     if fault == "other tensors":
         method.register_buffer("more", torch.zeros(1))

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editors.base_models.families.lookup import as_family, family_of
 from editors.base_models.loading import longest_text
-from editors.common.errors import BaseModelError, EditorError
+from editors.base_models.reading import UNREADABLE
+from editors.common.errors import BaseModelError, EditorError, one_line
 from editors.lm.generation import continue_greedily
 from editors.lm.losses import answer_nll
 from editors.methods.serac.counterfactual.context import COUNTERFACTUAL_LIMIT, check_length, with_contexts
@@ -124,8 +125,8 @@ def second_model(kept: Path, longest_answer: int) -> SecondModel:
     """
     try:
         model, tokenizer = kept_model(kept, _from_config)
-    except (OSError, ValueError, ImportError) as error:
-        raise BaseModelError(f"counterfactual model {str(kept)!r} cannot be loaded: {error}") from error
+    except UNREADABLE as error:
+        raise BaseModelError(f"counterfactual model {str(kept)!r} cannot be loaded: {one_line(error)}") from error
     return SecondModel(model, tokenizer, longest_answer)
 
 

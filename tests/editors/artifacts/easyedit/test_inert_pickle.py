@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -108,6 +109,38 @@ def test_deep_nesting_is_harmless_even_as_a_key() -> None:
     assert isinstance(interpret(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."), list)
 
 
+DENSE: dict[str, bytes] = {
+    "nested tuples": b")" + b"\x85" * 20_000_000,
+    "nested lists": b"]" * 2_000_000 + b"a" * 1_999_999,
+    "marks": b"(" * 20_000_000,
+    "numbers": b"K\x01" * 10_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_description_of_millions_of_instructions_is_refused_soon(kind: str, tmp_path: Path) -> None:
+    path = archive_of(tmp_path / "a.pt", b"\x80\x02" + DENSE[kind] + b".")
+    start = time.process_time()
+    with pytest.raises(ArtifactError, match="describes its content in more than 1,000,000 instructions"):
+        TorchArchive(path)
+    assert time.process_time() - start < 10  # 2 where nothing else runs
+
+
+def test_an_empty_tensor_with_long_dimensions_is_empty(tmp_path: Path) -> None:
+    data = tensor_pickle(4, 2**40, (2**20, 0), (2**40, 1), "FloatStorage")
+    archive = TorchArchive(archive_of(tmp_path / "a.pt", data, {"a/data/0": bytes(16)}))
+    assert archive.tensor(archive.content).shape == (2**20, 0)
+
+
+def test_names_that_share_a_record_a_few_times_are_read_and_thousands_are_not(tmp_path: Path) -> None:
+    shared = torch.ones(1000, 100)
+    archive = saved(tmp_path / "a.pt", {f"name{number}": shared for number in range(4)})
+    archive.require_no_larger(archive.content.values())
+    archive = saved(tmp_path / "b.pt", {f"name{number}": shared for number in range(2000)})
+    with pytest.raises(ArtifactError, match=r"its tensors would take 763 MB, and the file has 0\.4 MB: too many names"):
+        archive.require_no_larger(archive.content.values())
+
+
 def tensor_pickle(numbers: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...], kind: str) -> bytes:
     """A tensor as `torch.save` writes it, with any numbers."""
 
@@ -142,6 +175,8 @@ def tensor_pickle(numbers: int, offset: int, size: tuple[int, ...], stride: tupl
         ((4, 0, (2, 2), (1,), "FloatStorage"), "malformed tensor"),
         ((4, 0, (1,) * 40, (1,) * 40, "FloatStorage"), "malformed tensor"),
         ((10**60, 0, (2,), (1,), "FloatStorage"), "unknown type"),
+        ((4, 0, (2**40, 2**40, 0), (1, 1, 1), "FloatStorage"), "larger than its numbers"),
+        ((4, 0, (2**47, 2**47), (0, 0), "FloatStorage"), "larger than its numbers"),
         ((4, 0, (2,), (1,), "QInt8Storage"), "unknown type"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,52 @@ def test_a_damaged_file_is_left_out_and_the_others_are_read(tmp_path: Path, capl
     reader = opened(settings)
     assert sum(reader.get(ids) is not None for ids in ((1, 2), (3, 4))) == 1
     assert f"{files[0]} is left out" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["header", "keys", "key_lengths", "rows", "checksums", "part states", "part ids"])
+def test_an_entry_with_a_wrong_bit_is_not_found_and_the_others_are(tmp_path: Path, part: str) -> None:
+    """Whichever bit it is: what is found is right."""
+    settings = PrefixCache(folder=str(tmp_path))
+    store = opened(settings)
+    keys = [(1, 2), (3, 4, 5), (6,)]
+    for key in keys:
+        store.put(key, entry(key))
+    store.flush()
+    (path,) = tmp_path.rglob("*.safetensors")
+    whole = path.read_bytes()
+    found = []
+    for place in places_of(whole, part)[:: 40 if part == "part states" else 3]:
+        for bit in (0, 3, 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            reader = opened(settings)
+            answers = {key: reader.get(key) for key in keys}
+            assert all(answer is None or same(answer, entry(key)) for key, answer in answers.items())
+            found.append(sum(answer is not None for answer in answers.values()))
+    # A wrong bit in the tensors of one entry harms that one only.
+    if part.startswith("part"):
+        assert set(found) == {2}
+    path.write_bytes(whole)
+    assert all(same(opened(settings).get(key), entry(key)) for key in keys)
+
+
+def places_of(content: bytes, name: str) -> list[int]:
+    """The places of some bytes in a safetensors file: of its header, or of one tensor."""
+    length = int.from_bytes(content[:8], "little")
+    if name == "header":
+        return list(range(0, 8 + length, 7))
+    start, end = json.loads(content[8 : 8 + length])[name]["data_offsets"]
+    return list(range(8 + length + start, 8 + length + end))
+
+
+def test_files_of_an_earlier_format_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = PrefixCache(folder=str(tmp_path))
+    store = opened(settings)
+    store.put((1, 2), entry((1, 2)))
+    store.flush()
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes().replace(b"hyperedit-tensors-2", b"hyperedit-tensors-1"))
+    assert opened(settings).get((1, 2)) is None
+    assert "its format is 'hyperedit-tensors-1'" in caplog.text
 
 
 def _write(settings: PrefixCache, process: int) -> None:
