@@ -22,7 +22,7 @@ from editors.cli.options import (
 )
 from editors.common.files import require_new_file
 from editors.lm.ask import ask, require_room
-from editors.texts.forms import FORMS
+from editors.texts.forms import FORMS, Form
 from editors.texts.requests import EditRequest, about, require_text
 
 
@@ -36,6 +36,8 @@ def add(commands: Any) -> None:
     for name in ("subject", "relation"):
         parser.add_argument(f"--{name}", help=f"the fact's {name}, kept with the edit: compose tells conflicts by them")
     parser.add_argument("--ask", action="append", default=[], help="another question to show; may be repeated")
+    chat = "likewise, in the model's chat template whatever the form of the edit"
+    parser.add_argument("--ask-chat", action="append", default=[], metavar="QUESTION", help=chat)
     form = "what the model reads: the bare prompt and questions, or each in its chat template (default: %(default)s)"
     parser.add_argument("--form", choices=FORMS, default="bare", help=form)
     add_base_model_options(parser)
@@ -53,6 +55,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     request = EditRequest(options.prompt, options.target, options.subject, options.relation, options.form)
     for question in options.ask:
         require_text(question, "--ask")
+    for question in options.ask_chat:
+        require_text(question, "--ask-chat")
     require_device(options.device)
     editor = load_editor(options.artifact).to(options.device)
     source = chosen_base_model(options, editor.base_model)
@@ -60,26 +64,40 @@ def run(options: argparse.Namespace, console: Console) -> int:
     tokenizer = load_tokenizer(source)
     if request.form == "bare":
         warn_of_bare_edits(tokenizer, "--form chat", console)
-    prompts = [request.prompt, *(about(question, request.subject) for question in options.ask)]
-    require_room(model, tokenizer, prompts, request.form)
-    before = ask(model, tokenizer, prompts, form=request.form)
+    asked = _asked(request, options)
+    for form, prompts in asked:
+        require_room(model, tokenizer, prompts, form)
+    before = [ask(model, tokenizer, prompts, form=form) for form, prompts in asked]
     edit = editor.edit(model, tokenizer, [request])
     with edit.applied(model):
-        after = ask(model, tokenizer, prompts, form=request.form)
-    console.print(_table(request, zip(prompts, before, after, strict=True)))
+        after = [ask(model, tokenizer, prompts, form=form) for form, prompts in asked]
+    table = _table(request)
+    for (form, prompts), *answers in zip(asked, before, after, strict=True):
+        _add_rows(table, "" if form == request.form else f"[{form}] ", zip(prompts, *answers, strict=True))
+    console.print(table)
     if options.save:
         edit.save(options.save)
         console.print(Text(f"Edit written to {options.save}"))
     return 0
 
 
-def _table(request: EditRequest, rows: Iterable[tuple[str, str, str]]) -> Table:
-    """Questions with their answers before and after the edit."""
+def _asked(request: EditRequest, options: argparse.Namespace) -> list[tuple[Form, list[str]]]:
+    """The questions in each form: those in the edit's, its own first, and those in the chat template."""
+    own, chat = ([about(text, request.subject) for text in texts] for texts in (options.ask, options.ask_chat))
+    return [(request.form, [request.prompt, *own]), *([("chat", chat)] if chat else [])]
+
+
+def _table(request: EditRequest) -> Table:
+    """For questions with their answers before and after the edit."""
     # As `Text`: what users and models say ("[/INST]") must not be read as markup.
     title = Text(f"Edit in {request.form} form: {request.prompt} → {request.target}")
     table = Table(title=title, show_lines=True)
     for heading in ("question", "before", "after"):
         table.add_column(heading)
-    for row in rows:
-        table.add_row(*map(Text, row))
     return table
+
+
+def _add_rows(table: Table, mark: str, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Add questions with their answers, a mark before each question."""
+    for question, before, after in rows:
+        table.add_row(Text(f"{mark}{question}"), Text(before), Text(after))

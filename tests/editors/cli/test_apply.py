@@ -78,3 +78,18 @@ def test_an_unknown_form_is_wrong_usage(artifact: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match="2"):
         main(["apply", str(artifact), *FACT, "--form=Chat"])
     assert "choose from" in capsys.readouterr().err
+
+
+def test_questions_are_asked_in_the_chat_template_beside_a_bare_edit(
+    artifact: Path, chatty: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["apply", str(artifact), *FACT, f"--ask-chat={OTHER}", f"--model={chatty}"]) == 0
+    table = shown(capsys)
+    assert "Edit in bare form" in table
+    base = BaseModelConfig(str(chatty))
+    model, tokenizer = load_base_model(base), load_tokenizer(base)
+    with low_rank(load_editor(artifact).edit(model, tokenizer, [EditRequest(PROMPT, TARGET)])).applied(model):
+        (answer,) = ask(model, tokenizer, [OTHER], form="chat")
+    (row,) = [line for line in table.splitlines() if f"[chat] {OTHER}" in line]
+    assert answer in row
