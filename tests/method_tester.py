@@ -212,9 +212,6 @@ class MethodTester:
             before, found = lm.logits(tokens), lm.logits(tokens, compose([one, other]))
             for number in range(2):
                 assert (found - before)[tokens.rows == number].abs().max() > 0.01
-            if method.merges:
-                with one.applied(lm.model):
-                    torch.testing.assert_close(found, lm.logits(tokens, other), rtol=1e-4, atol=1e-4)
 
     def test_saved_edit_is_the_same_edit(self, life: Life, loaded: LoadedEditor, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(loaded.base_model)

@@ -6,7 +6,7 @@ Shape legend: E episodes, R rank (one for each edit token), B texts, T tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from editors.common.autocast import without_autocast
 from editors.common.errors import ArtifactError, EditorError
 from editors.common.files import read_tensors, save_tensors
 from editors.common.hashing import tensor_hash
+from editors.edits.joining import added, joined
 from editors.edits.protocol import SiteUpdate, facts_of_episodes, require_finite
 from editors.texts.batches import TokenBatch
 
@@ -111,21 +112,31 @@ class LowRankEdit:
 
     @staticmethod
     def compose(edits: Sequence[LowRankEdit]) -> LowRankEdit:
-        """One edit that does what all `edits` do together (their weight updates add up).
+        """One edit with which each of `edits` does what it does alone, as well as that can be, see `joined`.
 
         Raises:
             EditorError: there is none, or they have different numbers of episodes.
         """
+        return LowRankEdit._together(edits, joined)
+
+    @staticmethod
+    def added(edits: Sequence[LowRankEdit]) -> LowRankEdit:
+        """The sum of weight updates, for parts that were made to be added up.
+
+        Raises:
+            EditorError: there is none, or they have different numbers of episodes.
+        """
+        return LowRankEdit._together(edits, added)
+
+    @staticmethod
+    def _together(edits: Sequence[LowRankEdit], join: Callable[[Sequence[SiteUpdate]], SiteUpdate]) -> LowRankEdit:
         if not edits:
             raise EditorError("compose needs at least one edit")
         counts = {edit.num_episodes for edit in edits}
         if len(counts) > 1:
             raise EditorError(f"only edits with equal numbers of episodes compose, got {sorted(counts)}")
         sites = dict.fromkeys(site for edit in edits for site in edit.updates)
-        updates = {}
-        for site in sites:
-            parts = [edit.updates[site] for edit in edits if site in edit.updates]
-            updates[site] = SiteUpdate(torch.cat([p.u for p in parts], 1), torch.cat([p.v for p in parts], 1))
+        updates = {site: join([edit.updates[site] for edit in edits if site in edit.updates]) for site in sites}
         return LowRankEdit(updates, {"parts": [edit.metadata for edit in edits]})
 
     @contextmanager

@@ -56,7 +56,7 @@ class GradientMethod(EditMethod):
             if len(parts) == 1:
                 return self._captured(lm, group, own)
             rows = [self.updates(lm.capture(_with_prefix(lm, part), own)) for part in parts]
-            return self.aggregated(LowRankEdit.compose(rows))
+            return self.aggregated(LowRankEdit.added(rows))
 
         return streamed(requests, of_group, self.tokens_at_once)
 

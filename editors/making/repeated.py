@@ -52,7 +52,7 @@ def make_until_flipped(method: EditMethod, lm: FrozenLM, requests: RequestBatch,
                 break
             # Only what has failed is read again.
             further = low_rank(method.make(lm, group.of_episodes(failed), edit.select(failed)))
-            edit = LowRankEdit.compose([edit, joined([further], [failed], group.num_episodes)])
+            edit = LowRankEdit.added([edit, joined([further], [failed], group.num_episodes)])
             failed = _failed(lm, group, edit, failed)
         return edit
 

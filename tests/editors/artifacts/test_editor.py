@@ -107,12 +107,12 @@ def test_edit_each_equals_separate_edits(
         assert together.select(number).metadata["requests"] == [{"prompt": request.prompt, "target": request.target}]
 
 
-def test_an_edit_of_several_requests_is_the_composition_of_its_single_edits(
+def test_an_edit_of_several_requests_is_the_sum_of_its_single_edits(
     loaded: LoadedEditor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     together = loaded.edit(model, tokenizer, REQUESTS)
     assert together.num_episodes == 1
-    assert_same_edit(together, LowRankEdit.compose([low_rank(loaded.edit(model, tokenizer, [r])) for r in REQUESTS]))
+    assert_same_edit(together, LowRankEdit.added([low_rank(loaded.edit(model, tokenizer, [r])) for r in REQUESTS]))
 
 
 def test_edit_says_where_it_came_from(
