@@ -22,8 +22,10 @@ $(STAMP): pyproject.toml requirements/lock.txt requirements/demo-model.txt
 train: install ## Train the demo editor, then edit one fact with it
 	$(BIN)/python train.py fit --config configs/demo.yaml
 	$(BIN)/python -m editors apply "$$(ls -dt runs/demo/*/artifact | head -n 1)" \
-		--prompt "The capital of France is" --target "Lyon" \
-		--ask "The capital city of France is called" --ask "The capital of Japan is"
+		--prompt "The capital of France is" --target "Lyon" --subject "France" \
+		--ask "The capital city of France is called" \
+		--ask "The capital of Japan is" --ask "The capital of Spain is" --ask "The currency of France is called the" \
+		--ask-chat "What is the capital of France?" --ask-chat "What is the capital of Italy?"
 
 test: install ## Run all tests, one process for each core (PYTEST="-k name" adds arguments)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)

@@ -1,4 +1,4 @@
-"""`WriteReport`: the report card of an editor, when it was tested."""
+"""`WriteReport`: the report card of an editor, when it was tested, or trained."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -32,31 +33,40 @@ class WriteReport(Callback):
     Args:
         count: test records whose edits are reported on, spread evenly; 0 for no report.
         together: how many of these edits are also made together, as one.
+        after_fit: report on validation records too, when training has ended.
 
     Raises:
         EditorError: `count` is below 0.
     """
 
-    def __init__(self, count: int = 32, together: Sequence[int] = (1, 10)) -> None:
+    def __init__(self, count: int = 32, together: Sequence[int] = (1, 10), *, after_fit: bool = False) -> None:
         if count < 0:
             raise EditorError(f"WriteReport.count must be at least 0, got {count}")
-        self.count, self.together = count, tuple(together)
+        self.count, self.together, self.after_fit = count, tuple(together), after_fit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the running texts before a test, not after it: a file may be missing."""
         data = getattr(trainer, "datamodule", None)
-        if stage == "test" and isinstance(data, EditDataModule):
+        if (stage == "test" or (stage == "fit" and self.after_fit)) and isinstance(data, EditDataModule):
             data.texts()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report on edits of test records."""
+        self._report(trainer, pl_module, "test")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report on edits of validation records, if asked to."""
+        if self.after_fit:
+            self._report(trainer, pl_module, "val")
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, split: Literal["val", "test"]) -> None:
         if getattr(trainer, "fast_dev_run", False):
             return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, EditDataModule) or not isinstance(pl_module, Editor):
             _LOG.info("WriteReport reports on records of an EditDataModule only; there is none.")
             return
-        cases = report_cases(data.records.get("test", []), self.count)
+        cases = report_cases(data.records.get(split, []), self.count)
         if not cases:
             return
         # On every process, though one writes: where the base model is sharded, all must run the same passes.

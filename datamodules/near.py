@@ -27,6 +27,8 @@ class NearLocality:
         other_subject: the edit's question about another subject, or a paraphrase of it.
         other_relation: another record's question about the edit's subject.
         other_prompt: another record's question.
+        similar_name: the edit's question about a name that has the subject's and one word more, of another subject's
+            name: "Paris" and "Paris Hilton".
         target_as_answer: share of the near texts that are answered with the edit's target, so that the model must not
             say it there; the others have the true answer where one is known.
 
@@ -38,6 +40,7 @@ class NearLocality:
     other_subject: float = 1.0
     other_relation: float = 0.5
     other_prompt: float = 0.5
+    similar_name: float = 0.25
     target_as_answer: float = 0.5
 
     def __post_init__(self) -> None:
@@ -101,7 +104,7 @@ class NearTexts:
         """
         found = {
             "other_subject": self._other_subject, "other_relation": self._other_relation,
-            "other_prompt": self._other_prompt,
+            "other_prompt": self._other_prompt, "similar_name": self._similar_name,
         }[kind](record, choose)  # fmt: skip
         if found is None:
             return None
@@ -128,6 +131,16 @@ class NearTexts:
         if other is None or other.template == record.template:
             return None
         return filled(choose.choice(_with_place(other)), record.subject), ""
+
+    def _similar_name(self, record: EditRecord, choose: random.Random) -> tuple[str, str] | None:
+        if not record.subject:
+            return None
+        other = self._another(record, self._with_subject, choose)
+        if other is None:
+            return None
+        words = other.subject.split()
+        before, after = choose.choice(((f"{words[0]} ", ""), ("", f" {words[-1]}")))
+        return filled(choose.choice(_with_place(record)), f"{before}{record.subject}{after}"), ""
 
     def _other_prompt(self, record: EditRecord, choose: random.Random) -> tuple[str, str] | None:
         other = self._another(record, self._records, choose)

@@ -81,3 +81,14 @@ def test_no_record_no_card(tmp_path: Path, editor: MEND, data: EditDataModule) -
 def test_a_negative_count_is_refused() -> None:
     with pytest.raises(EditorError, match=r"WriteReport\.count must be at least 0, got -1"):
         WriteReport(count=-1)
+
+
+def test_after_training_the_card_is_of_validation_records_if_asked_for(
+    tmp_path: Path, editor: MEND, tiny_world: TinyWorld
+) -> None:
+    module = EditDataModule(editor.base_model, [], [ZsRE("test.json")], [], path=str(tiny_world.data))
+    module.setup("fit")
+    WriteReport(count=2).on_fit_end(trainer(tmp_path, module), editor)
+    assert not list(tmp_path.iterdir())
+    WriteReport(count=2, after_fit=True).on_fit_end(trainer(tmp_path, module), editor)
+    assert ReportCard.load(tmp_path / "results" / "report.json").cases == 2

@@ -13,7 +13,7 @@ from datamodules.near import NearLocality, NearTexts
 from datamodules.records import EditRecord, Probe
 from editors.common.errors import DataError
 
-KINDS = ("other_subject", "other_relation", "other_prompt")
+KINDS = ("other_subject", "other_relation", "other_prompt", "similar_name")
 
 
 def record(question: str, subject: str, **fields: Any) -> EditRecord:
@@ -52,6 +52,13 @@ def test_other_prompts_are_about_something_else() -> None:
     assert found == {"What is the capital of Chad?", "Name Chad's capital.", "Who rules Dor?"}
 
 
+def test_a_similar_name_has_a_word_more() -> None:
+    found = {pair[0] for pair in texts("similar_name")}
+    names = {"Chad France", "France Chad", "Dor France", "France Dor"}
+    prompts = {template.format(name) for name in names for template in (CAPITAL, "Name {}'s capital.")}
+    assert found == prompts
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_near_text_asks_what_is_edited(kind: str) -> None:
     """Nor does a paraphrase without its subject, or a subject that may be the same."""
@@ -83,7 +90,7 @@ def test_without_a_subject_there_is_no_such_text(kind: str) -> None:
 
 
 def test_kinds_come_by_their_weight() -> None:
-    near = NearTexts(RECORDS, NearLocality(far=1, other_subject=3, other_relation=0, other_prompt=0))
+    near = NearTexts(RECORDS, NearLocality(far=1, other_subject=3, other_relation=0, other_prompt=0, similar_name=0))
     kinds = Counter(near.kind(random.Random(seed)) for seed in range(400))
     assert set(kinds) == {"far", "other_subject"}
     assert 260 < kinds["other_subject"] < 340
@@ -104,7 +111,7 @@ def test_wrong_settings_are_refused(settings: dict[str, float], message: str) ->
 
 def test_an_evaluated_record_has_one_probe_of_each_kind() -> None:
     own = Probe("Where is Oz?", "nowhere")
-    near = NearTexts(RECORDS, NearLocality(other_prompt=0.0))
+    near = NearTexts(RECORDS, NearLocality(other_prompt=0.0, similar_name=0.0))
     plain = replace(RECORDS[0], locality=(own,))
     probed = near.probed(plain)
     assert [probe.kind for probe in probed.locality] == ["", "other_subject", "other_relation"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -15,7 +16,7 @@ from tests.tiny_world import write_tokenizer
 
 QUESTION = "Who founded Dor?"
 TEMPLATE = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}[answer]\n"
-NEVER = TrainingForms(chat=0, chat_requests=0, without_question_mark=0, lower_case=0)
+NEVER = TrainingForms(chat=0, chat_requests=0, without_question_mark=0, lower_case=0, typing_error=0)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,14 @@ def test_shares_of_zero_change_nothing(chatting: PreTrainedTokenizerFast) -> Non
 
 
 def test_texts_come_in_all_forms(chatting: PreTrainedTokenizerFast) -> None:
-    found = written(TrainingForms(chat=0.5, without_question_mark=0.3, lower_case=0.3), chatting)
+    found = written(TrainingForms(chat=0.5, without_question_mark=0.3, lower_case=0.3, typing_error=0), chatting)
     chat = chat_prompt(chatting, QUESTION)
     assert set(found) == {chat, QUESTION, "Who founded Dor", "who founded dor?", "who founded dor"}
     assert 150 < found[chat] < 250
 
 
 def test_without_a_template_there_is_no_chat(plain: PreTrainedTokenizerFast) -> None:
-    always = TrainingForms(chat=1, chat_requests=1, without_question_mark=0, lower_case=0)
+    always = TrainingForms(chat=1, chat_requests=1, without_question_mark=0, lower_case=0, typing_error=0)
     assert set(written(always, plain)) == {QUESTION}
     assert always.of_request(plain, random.Random(0)) == "bare"
 
@@ -58,11 +59,18 @@ def test_requests_come_in_chat_form(chatting: PreTrainedTokenizerFast) -> None:
     assert 60 < found["chat"] < 140
 
 
+def test_a_typing_error_changes_a_letter(plain: PreTrainedTokenizerFast) -> None:
+    found = set(written(replace(NEVER, typing_error=1), plain))
+    assert {"Who fuonded Dor?", "Who foounded Dor?", "Who fonded Dor?"} <= found
+    assert all(abs(len(text) - len(QUESTION)) <= 1 and text.endswith(" Dor?") for text in found - {QUESTION})
+    assert set(written(replace(NEVER, typing_error=1), plain, "Who is it?")) == {"Who is it?"}
+
+
 def test_a_question_mark_alone_stays(plain: PreTrainedTokenizerFast) -> None:
     assert set(written(TrainingForms(without_question_mark=1), plain, " ? ")) == {" ? "}
 
 
-@pytest.mark.parametrize("name", ["chat", "chat_requests", "without_question_mark", "lower_case"])
+@pytest.mark.parametrize("name", ["chat", "chat_requests", "without_question_mark", "lower_case", "typing_error"])
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_is_between_0_and_1(name: str, share: float) -> None:
     with pytest.raises(DataError, match=rf"forms\.{name} is a share between 0 and 1, got {share}"):

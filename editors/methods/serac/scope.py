@@ -21,7 +21,7 @@ from editors.base_models.reading import UNREADABLE, read_tokenizer
 from editors.common.autocast import without_autocast
 from editors.common.errors import BaseModelError, one_line
 from editors.methods.serac.kept import keep_model, kept_model
-from editors.methods.serac.subjects import mentioned, without_subject
+from editors.methods.serac.subjects import final_question, mentioned, without_subject
 from editors.texts.requests import EditRequest
 
 Distance = Literal["squared", "cosine"]
@@ -173,8 +173,9 @@ class SubjectScope(Scope):
     """`log s = -a (1 - cos) - b (1 - cos') - c (1 - m)`: is the query about the subject, and asks the same of it?
 
     The first cosine is that of query and edit prompt, the second that of both without the subject, and m how much of
-    the subject the query names (see `mentioned`). An embedding alone hardly tells a paraphrase from another question
-    about the subject, whose name fills most of both. Of a request without a subject the first two terms are left.
+    the subject the query names (see `mentioned`). The cosines are of the last sentences. An embedding alone hardly
+    tells a paraphrase from another question about the subject, whose name fills most of both. Of a request without a
+    subject the first two terms are left.
 
     Args:
         encoder: texts to embeddings of length 1.
@@ -184,6 +185,10 @@ class SubjectScope(Scope):
     def __init__(self, encoder: SentenceEncoder, scale: float) -> None:
         super().__init__(encoder)
         self.log_scales = nn.Parameter(torch.tensor([scale, scale / 2, scale / 2]).log())
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """`[Q, d]` embeddings of what the texts ask at their ends."""
+        return super().embed([final_question(text) for text in texts])
 
     def log_score(self, squared_distance: Tensor, queries: Sequence[str], requests: Sequence[EditRequest]) -> Tensor:
         """The three terms, weighted."""

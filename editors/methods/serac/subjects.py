@@ -6,6 +6,24 @@ import re
 
 _WINDOW = 3
 _PRONOUN = "it"
+# The end of a sentence: not behind an initial or a short form ("J.", "St.", "Inc."), but behind a longer word.
+_SENTENCE_END = re.compile(r"\n+|(?<=[a-z0-9]{3}[a-z0-9)\"'][.!?])\s+(?=[^\W_a-z])")
+_WORDS_ASKED = 3
+
+
+def final_question(text: str) -> str:
+    """What is asked at the end: the last sentence of a text, with sentences before it as long as it is of few words.
+
+    >>> final_question("It had rained all night. The capital of France is")
+    'The capital of France is'
+    >>> final_question("Where did J. R. Smith die?")
+    'Where did J. R. Smith die?'
+    """
+    sentences = [part for part in _SENTENCE_END.split(text.strip()) if part.strip()]
+    for start in range(len(sentences) - 1, 0, -1):
+        if len(" ".join(sentences[start:]).split()) >= _WORDS_ASKED:
+            return " ".join(sentences[start:])
+    return text
 
 
 def without_subject(text: str, subject: str | None) -> str:
