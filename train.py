@@ -26,12 +26,14 @@ try:
     from editors.common.errors import EditorError
     from editors.common.exit_codes import ExitCode
     from editors.common.files import require_new_folder
+    from editors.common.quiet import quiet_models
     from editors.making.registry import registered_methods
     from editors.training.direct import DirectEditor  # noqa: F401 - known by its name, as the registered ones
     from editors.training.module import Editor
     from editors.training.run.cli import RunCLI
     from editors.training.run.help import explained, named
     from editors.training.run.provenance import run_facts
+    from editors.training.run.quiet import quiet_trainer
     from editors.training.run.trainer import PlanTrainer
 except ModuleNotFoundError as missing:
     if missing.name is None or missing.name.partition(".")[0] in ("callbacks", "datamodules", "editors"):
@@ -96,6 +98,8 @@ def main(arguments: list[str] | None = None) -> EditorCLI:
     Returns:
         The finished command line: its `trainer`, `model` and `datamodule`.
     """
+    quiet_models()
+    quiet_trainer()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     return EditorCLI(Editor, EditDataModule, trainer_class=EditTrainer, save_config_callback=RunConfig, args=arguments)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from callbacks.memory import MemoryReport
     from callbacks.plots import ResultPlot
     from callbacks.preemption import SaveOnSigterm
+    from callbacks.progress import RunProgressBar
     from callbacks.report import WriteReport
     from callbacks.results import ResultsFile
     from callbacks.scope_plot import ScopePlot
@@ -27,6 +28,7 @@ _HOMES = {
     "MemoryReport": "memory",
     "ResultPlot": "plots",
     "ResultsFile": "results",
+    "RunProgressBar": "progress",
     "SaveOnSigterm": "preemption",
     "ScopePlot": "scope_plot",
     "Watchdog": "watchdog",

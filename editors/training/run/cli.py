@@ -11,12 +11,16 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+from rich.text import Text
 
 from editors.common.errors import EditorError
 from editors.training.plan.table import count_gpus
 from editors.training.run.checkpoint_io import AtomicCheckpointIO, require_checkpoint
+from editors.training.run.closing import closing_lines
 from editors.training.run.errors import missing_package, own_error
 from editors.training.run.folder import forget_run_folder, new_run_folder, runs_root
+from editors.training.run.long_lists import quick_lists
 from editors.training.run.parser import ConfigFile, RunParser
 from editors.training.run.refusals import lightnings_error, restoring_error
 from editors.training.run.rules import (
@@ -47,16 +51,17 @@ class RunCLI(LightningCLI):
         given = options.get("args")
         self.arguments: list[str] = list(sys.argv[1:] if given is None else given if isinstance(given, list) else [])
         try:
-            super().__init__(
-                editors,
-                data,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                parser_class=RunParser,
-                parser_kwargs=parsing,
-                **options,
-            )
+            with quick_lists():
+                super().__init__(
+                    editors,
+                    data,
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    auto_configure_optimizers=False,
+                    parser_class=RunParser,
+                    parser_kwargs=parsing,
+                    **options,
+                )
         except BaseException:
             forget_run_folder(failed=True)
             raise
@@ -119,6 +124,19 @@ class RunCLI(LightningCLI):
         config.trainer.default_root_dir = folder
         for name in ("logger", "callbacks"):
             write_into_run(config.trainer.get(name), root, folder)
+
+    def after_fit(self) -> None:
+        """Say where everything is, and what comes next."""
+        self._close("fit")
+
+    def after_test(self) -> None:
+        """Say where everything is."""
+        self._close("test")
+
+    def _close(self, verb: str) -> None:
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            lines = closing_lines(verb, self.arguments, Path(self.trainer.default_root_dir))
+            Console().print(Text("\n".join(lines)), soft_wrap=True)
 
     def instantiate_classes(self) -> None:
         """Make everything; what a constructor says is wrong is not lost among what the parser says."""
