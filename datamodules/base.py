@@ -230,7 +230,8 @@ class EditDataModule(LightningDataModule):
         """Let training continue at a position; when not training there is none to continue, and any data will do.
 
         Raises:
-            DataError: the checkpoint says no position, or is of a run on other training data. Of those without a hash that is not known.
+            DataError: the checkpoint says no position, or is of a run on other training data. Of those without a hash
+                that is not known.
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
