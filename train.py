@@ -112,6 +112,9 @@ def command_line() -> int:
         message = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True).print(message, soft_wrap=True)
         return ExitCode.of(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("Ctrl-C: ended before training began; nothing was to be saved.\n")
+        return 130  # what a shell reports
     return ExitCode.DONE
 
 

@@ -64,10 +64,13 @@ class SigtermAtBatch(Callback):
     Args:
         batch: before which batch of all epochs; in the validation after it if `in_validation`.
         in_validation: see above.
+        name: of the signal; SIGINT is what Ctrl-C sends.
+        times: how often it is sent.
     """
 
-    def __init__(self, batch: int, in_validation: bool = False) -> None:
+    def __init__(self, batch: int, in_validation: bool = False, name: str = "SIGTERM", times: int = 1) -> None:
         self.batch, self.in_validation = batch, in_validation
+        self.number, self.times = signal.Signals[name], times
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Send it when the batch has come."""
@@ -81,7 +84,8 @@ class SigtermAtBatch(Callback):
 
     def _send(self, trainer: Trainer, *, in_validation: bool) -> None:
         if in_validation == self.in_validation and trainer.fit_loop.total_batch_idx == self.batch:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
 
 
 class FullDiskAtBatch(CrashAtBatch):

@@ -19,8 +19,10 @@ def groups() -> list[dict[str, Any]]:
 
 def saved() -> list[Any]:
     parameters = [torch.nn.Parameter(parameter) for group in groups() for parameter in group["params"]]
-    optimizer = torch.optim.Adam([{"params": parameters[:2]}, {"params": parameters[2:], "lr": 0.5}], lr=0.1)
-    sum(parameter.sum() for parameter in parameters).backward()
+    own: list[dict[str, Any]] = [{"params": parameters[:2]}, {"params": parameters[2:], "lr": 0.5}]
+    optimizer = torch.optim.Adam(own, lr=0.1)
+    for parameter in parameters:
+        parameter.sum().backward()
     optimizer.step()
     return [optimizer.state_dict()]
 
