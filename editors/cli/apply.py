@@ -84,7 +84,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _asked(request: EditRequest, options: argparse.Namespace) -> list[tuple[Form, list[str]]]:
     """The questions in each form: those in the edit's, its own first, and those in the chat template."""
     own, chat = ([about(text, request.subject) for text in texts] for texts in (options.ask, options.ask_chat))
-    return [(request.form, [request.prompt, *own]), *([("chat", chat)] if chat else [])]
+    in_chat: list[tuple[Form, list[str]]] = [("chat", chat)] if chat else []
+    return [(request.form, [request.prompt, *own]), *in_chat]
 
 
 def _table(request: EditRequest) -> Table:
