@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from callbacks.export import export_artifact
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model
-from editors.common.errors import ArtifactError, BaseModelError, EditorError
+from editors.common.errors import ArtifactError, EditorError
 from editors.edits.protocol import Edit
 from editors.lm.generation import continue_greedily
 from editors.methods.serac.counterfactual.blocks import first_blocks
