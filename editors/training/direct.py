@@ -14,7 +14,6 @@ from editors.making.preparation import prepare
 from editors.making.protocol import EditMethod
 from editors.making.registry import registered_method
 from editors.training.module import Editor
-from editors.training.ordinary_texts import ordinary_texts
 
 # Ordinary texts that a method may prepare itself with, at most.
 _PREPARED_WITH = 4096
@@ -78,8 +77,10 @@ class DirectEditor(Editor):
         self._prepare()
 
     def _prepare(self) -> None:
-        """With texts of the training split."""
-        prepare(self.network, self.lm, ordinary_texts(self.trainer, _PREPARED_WITH), self.base_weights)
+        """With the prompts and locality texts of the training split: what is scored must not be seen before."""
+        records = getattr(getattr(self.trainer, "datamodule", None), "records", {}).get("train", [])
+        texts = [text for record in records for text in (record.prompt, *(probe.prompt for probe in record.locality))]
+        prepare(self.network, self.lm, texts[:_PREPARED_WITH], self.base_weights)
 
 
 def _configured(kind: Any, method: str, settings: Mapping[str, Any]) -> Any:

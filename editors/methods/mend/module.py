@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import nn
 
 from editors.base_models.loading import BaseModelConfig
-from editors.common.errors import EditorError
 from editors.methods.mend.network import MENDConfig, MENDNetwork, Transform
 from editors.training.config import TrainingConfig
 from editors.training.learned import LearnedEditor
 from editors.training.objective import EditAndLocality
-from editors.training.ordinary_texts import ordinary_texts, some_in_chat_form
-
-# Ordinary texts that statistics of the layers' inputs are taken of, at most.
-_PREPARED_WITH = 512
 
 
 class MEND(LearnedEditor):
@@ -50,22 +44,6 @@ class MEND(LearnedEditor):
     def build_network(self) -> MENDNetwork:
         """The hypernetwork for the frozen model's edit sites."""
         return MENDNetwork(self.lm.site_widths(), self.method_config)
-
-    def on_fit_start(self) -> None:
-        """Find what the keys of ordinary texts have in common, of a resumed run too: it finds the same.
-
-        Raises:
-            EditorError: it is asked for, and the data module does not show its records.
-        """
-        super().on_fit_start()
-        if self.method_config.common_ridge is None:
-            return
-        texts = ordinary_texts(self.trainer, _PREPARED_WITH)
-        if not texts:
-            raise EditorError("mend.common_ridge needs a data module with records, like datamodules.EditDataModule")
-        # What is made in inference mode, autograd could not use in training.
-        with torch.inference_mode(mode=False), torch.no_grad():
-            self.network.prepare(self.lm, some_in_chat_form(texts, self.lm.tokenizer))
 
     def compiled_parts(self) -> list[nn.Module]:
         """The stacks of low-rank blocks; the normalisers before them talk to the other processes."""

@@ -5,7 +5,7 @@ Shape legend: N factor rows (tokens of all edits), D transform width, S sites of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,13 +18,10 @@ from editors.common.autocast import without_autocast
 from editors.common.errors import EditorError
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.protocol import SiteUpdate
-from editors.lm.frozen import FrozenLM
-from editors.lm.input_moments import input_moments
 from editors.lm.signal import EditSignal
 from editors.making.gradient import GradientMethod
 from editors.making.normaliser import RunningNormaliser
 from editors.making.rows import gradient_places, gradient_rows, pad_episodes
-from editors.methods.mend.common_keys import CommonKeys
 from editors.methods.mend.keys import decorrelated_keys
 
 
@@ -45,10 +42,6 @@ class MENDConfig:
             mean leaves each token of a long target a small gradient, and the sum does not.
         key_ridge: above 0, the rows of an edit are solved for jointly, so that the tokens of an answer do not disturb
             one another (`decorrelated_keys`); smaller does more. `None`: each row by itself (paper).
-        common_ridge: above 0, an edit keeps away from what the keys of ordinary texts have in common
-            (`CommonKeys`, measured on training texts before training); smaller does more. `None`: it does not
-            (paper).
-        common_rank: how many directions of each site's keys count as common at most.
     """
 
     rank: int = 1920
@@ -59,18 +52,12 @@ class MENDConfig:
     edit_rate: float = 1e-4
     answer_loss: Literal["mean", "sum"] = "mean"
     key_ridge: float | None = None
-    common_ridge: float | None = None
-    common_rank: int = 256
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.num_blocks < 1:
             raise EditorError(f"rank and num_blocks must be at least 1, got {self.rank} and {self.num_blocks}")
-        for name in ("key_ridge", "common_ridge"):
-            ridge = getattr(self, name)
-            if ridge is not None and not 0 < ridge < float("inf"):
-                raise EditorError(f"{name} must be above 0, got {ridge}; null is the paper's MEND, without one")
-        if self.common_rank < 1:
-            raise EditorError(f"common_rank must be at least 1, got {self.common_rank}")
+        if self.key_ridge is not None and not 0 < self.key_ridge < float("inf"):
+            raise EditorError(f"key_ridge must be above 0, got {self.key_ridge}; null is the paper's MEND, without one")
 
 
 class _ScaledBySite(torch.autograd.Function):
@@ -189,20 +176,6 @@ class MENDNetwork(GradientMethod):
             {key: FactorTransform(*site_widths[sites[0]], len(sites), config) for key, sites in self.groups.items()}
         )
         self.edit_rates = nn.Parameter(torch.full((len(self.sites),), config.edit_rate))
-        common = {} if config.common_ridge is None else site_widths
-        self.common_keys = nn.ModuleDict(
-            {flat_name(site): CommonKeys(d_in, config.common_rank) for site, (d_in, _) in common.items()}
-        )
-
-    def prepare(self, lm: FrozenLM, texts: Sequence[str]) -> None:
-        """Find what the keys of ordinary texts have in common, if the configuration says so."""
-        ridge = self.config.common_ridge
-        if ridge is None:
-            return
-        for site, moments in input_moments(lm, texts).items():
-            common = self.common_keys[flat_name(site)]
-            assert isinstance(common, CommonKeys)
-            common.measure(moments, ridge)
 
     def updates(self, signal: EditSignal) -> LowRankEdit:
         """Turn gradient factors into an edit that descends: `W' = W - rate * sum over tokens of u~ delta~^T`."""
@@ -225,21 +198,15 @@ class MENDNetwork(GradientMethod):
             return LowRankEdit(dict(zip(self.sites, updates, strict=True)))
 
     def aggregated(self, edit: LowRankEdit) -> LowRankEdit:
-        """The edit with the rows of each episode solved for jointly, away from common keys, if configured so."""
-        if self.config.key_ridge is None and self.config.common_ridge is None:
+        """The edit with the rows of each episode solved for jointly, if the configuration says so."""
+        ridge = self.config.key_ridge
+        if ridge is None:
             return edit
         with without_autocast(edit.device):
-            return LowRankEdit({site: SiteUpdate(self._keys(site, up.u), up.v) for site, up in edit.updates.items()})
-
-    def _keys(self, site: str, keys: Tensor) -> Tensor:
-        """The keys `[E, R, d_in]` of a site's update."""
-        common = self.common_keys[flat_name(site)] if self.common_keys else nn.Identity()
-        keys = common(keys)
-        if self.config.key_ridge is not None:
-            keys = decorrelated_keys(keys, self.config.key_ridge)
-        # Once more for the query, which then meets what was solved for.
-        damped: Tensor = common(keys)
-        return damped
+            solved = {
+                site: SiteUpdate(decorrelated_keys(update.u, ridge), update.v) for site, update in edit.updates.items()
+            }
+        return LowRankEdit(solved)
 
     def _rows(self, signal: EditSignal, site: str, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`gradient_rows` of a site; of the summed loss, if the configuration says so."""
