@@ -15,8 +15,9 @@ from editors.common.errors import EditorError
 from editors.training.plan.table import count_gpus
 from editors.training.run.checkpoint_io import AtomicCheckpointIO, require_checkpoint
 from editors.training.run.errors import missing_package, own_error
-from editors.training.run.folder import forget_run_folder, new_run_folder, runs_root
+from editors.training.run.folder import forget_run_folder, local_root, new_run_folder, runs_root
 from editors.training.run.parser import ConfigFile, RunParser
+from editors.training.run.ranges import require_gpus, require_seed, require_trainer
 from editors.training.run.refusals import lightnings_error, restoring_error
 from editors.training.run.rules import (
     NO_TRAINING,
@@ -73,8 +74,11 @@ class RunCLI(LightningCLI):
         return parser
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's (2.6), but a plan needs no data."""
+        """Lightning's (2.6), but a plan needs no data, and runs are not written to addresses."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:  # noqa: SLF001 - argparse has no public list
+            if action.dest == "trainer.default_root_dir":
+                action.help = "Folder of this machine in which each run makes a folder of its own. Default: ``runs``."
         if subcommand == "plan":
             assert isinstance(self.datamodule_class, type)
             class_path = f"{self.datamodule_class.__module__}.{self.datamodule_class.__name__}"
@@ -88,6 +92,11 @@ class RunCLI(LightningCLI):
         A checkpoint that does not fit is refused when it is loaded (`Editor.on_load_checkpoint`).
         """
 
+    def _set_seed(self) -> None:
+        """Lightning's (2.6), but a number that is no seed is refused in one line."""
+        require_seed(self._get(self.config, "seed_everything"))
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
         assert self.subcommand is not None
@@ -96,11 +105,13 @@ class RunCLI(LightningCLI):
         require_own_batches(config.trainer.overfit_batches)
         trained = needs_training(config.model.class_path, self.subcommand)
         if self.subcommand == "plan":
+            require_gpus(config.gpus)
             config.gpus = config.gpus or count_gpus(config.trainer)
             for key, value in NO_TRAINING.items():
                 config.trainer[key] = value
             return
-        root = config.trainer.default_root_dir or "runs"
+        require_trainer(config.trainer, self.subcommand)
+        root = local_root(config.trainer.default_root_dir)
         config.ckpt_path = find_checkpoint(config.get("ckpt_path"), self.subcommand, root, trained=trained)
         require_checkpoint(config.ckpt_path)
         folder = str(new_run_folder(runs_root(root)))
