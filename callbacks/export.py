@@ -14,10 +14,10 @@ from editors.artifacts.config import ArtifactConfig
 from editors.artifacts.easyedit.exchange import require_easyedit, save_easyedit
 from editors.artifacts.editor import LoadedEditor, save_artifact
 from editors.common.collectives import has_sharded_parameters
-from editors.common.errors import UsageError
+from editors.common.errors import EditorError, UsageError
 from editors.common.sharding import whole_state
 from editors.training.module import Editor
-from editors.training.run.provenance import run_facts
+from editors.training.run.provenance import run_facts, trained_steps
 
 EditorForm = Literal["artifact", "easyedit", "lora", "merged"]
 
@@ -45,8 +45,17 @@ class ExportArtifact(Callback):
             self._metrics = stage_metrics(trainer, "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the weights as they are after the last step."""
+        """Export the weights as they are after the last step.
+
+        Raises:
+            EditorError: no step was made: a card must not speak of an editor that was never trained.
+        """
         assert isinstance(pl_module, Editor)
+        if not getattr(trainer, "fast_dev_run", False) and not trained_steps(trainer, pl_module):
+            raise EditorError(
+                "no step was trained, so there is no editor to export: raise trainer.max_steps, max_epochs, max_time "
+                "or limit_train_batches"
+            )
         if not getattr(trainer, "fast_dev_run", False):
             results = {"metrics": self._metrics, **run_facts(trainer, pl_module)}
             folder = export_artifact(pl_module, Path(trainer.default_root_dir) / self.name, results)

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 
 from callbacks.watchdog import Watchdog
 from editors.artifacts.editor import load_editor
-from editors.common.errors import SiteError
+from editors.common.errors import EditorError, SiteError
 from editors.common.exit_codes import ExitCode
 from editors.methods.mend.module import MEND
 from editors.training.run.checkpoint_io import AtomicCheckpointIO
@@ -70,6 +70,19 @@ def nothing(folder: Path) -> None:
     """Leave the data as they are."""
 
 
+def foreign_encodings(folder: Path) -> None:
+    (folder / "latin.yaml").write_bytes("# Zürich\nseed_everything: 3\n".encode("latin-1"))
+    (folder / "wide.yaml").write_bytes("seed_everything: 3\n".encode("utf-16"))
+    (folder / "built_on.yaml").write_text("config: [latin.yaml]\n")
+
+
+def early_stopping(**init_args: Any) -> list[str]:
+    """Arguments that stop early, at the first validation."""
+    callback = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": init_args}
+    return [f"--trainer.callbacks={json.dumps([callback])}", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+
+
+SERAC_EDITOR = ["--model=editors.methods.serac.module.SERAC", "--model.base_model.name=./no/such/model"]
 NO_SUCH_MODEL = "--model.base_model.name=./no/such/model"
 MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
     # name: (further arguments, what is done to the data, what the message must hold)
@@ -184,10 +197,75 @@ MISTAKES: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         nothing,
         ["fit: Untrained needs no training, so there is nothing to train: use test"],
     ),
+    **{
+        f"range of {argument}": ([f"--{argument}={value}", NO_SUCH_MODEL], nothing, [*parts])
+        for argument, value, *parts in (
+            ("trainer.max_steps", "0", "trainer.max_steps 0 is out of range (allowed: -1 for no limit, or at least 1)"),
+            ("trainer.max_steps", "-5", "trainer.max_steps -5 is out of range"),
+            ("trainer.max_epochs", "0", "trainer.max_epochs 0 is out of range"),
+            ("trainer.limit_train_batches", "0", "trainer.limit_train_batches 0", "(allowed: above 0)"),
+            ("trainer.val_check_interval", "0", "trainer.val_check_interval 0", "--trainer.limit_val_batches 0"),
+            ("trainer.val_check_interval", "0.5", "val_check_interval 0.5", "--trainer.check_val_every_n_epoch 1"),
+            ("trainer.gradient_clip_val", "-1", "trainer.gradient_clip_val -1.0 is out of range (allowed: at least 0)"),
+            ("trainer.accumulate_grad_batches", "0", "trainer.accumulate_grad_batches 0", "at least 1"),
+            ("trainer.devices", "0", "trainer.devices 0 leaves no device"),
+            ("trainer.barebones", "true", "trainer.barebones true leaves out", "--trainer.fast_dev_run true"),
+            ("seed_everything", "-1", "seed_everything -1 is out of range (allowed: 0 to 4294967295)"),
+            ("seed_everything", "4294967296", "seed_everything 4294967296 is out of range"),
+            ("trainer.default_root_dir", "s3://bucket/x", "'s3://bucket/x' is an address", "Give a folder"),
+        )
+    },
+    **{
+        f"value of {argument}": ([f"--model.{argument}={value}"], nothing, [message])
+        for argument, value, message in (
+            ("training.learning_rate", "-1", "training.learning_rate must be above 0, got -1.0"),
+            ("training.learning_rate", "0", "training.learning_rate must be above 0, got 0.0"),
+            ("training.c_edit", "-1", "training.c_edit must be at least 0, got -1.0"),
+            ("training.warmup_steps", "-1", "training.warmup_steps must be at least 0, got -1"),
+            ("edit_rate_learning_rate", "-1", "edit_rate_learning_rate must be at least 0, got -1.0"),
+            ("base_model.num_blocks", "0", "base_model.num_blocks must be at least 1, got 0"),
+            ("base_model.num_blocks", "100", "num_blocks 100: LlamaForCausalLM has 4 blocks; give at most as many"),
+        )
+    },
+    "rate that is no number": (["--model.training.learning_rate=nan"], nothing, ["learning_rate", "must be", "nan"]),
+    "pooling": ([*SERAC_EDITOR, "--model.serac.pooling=foo"], nothing, ["pooling", "'mean'", "'first'", "foo"]),
+    "file in another encoding": (["--config={data}/latin.yaml"], foreign_encodings, ["is not in UTF-8 (byte 0xfc at"]),
+    "file in UTF-16": (["--config={data}/wide.yaml"], foreign_encodings, ["is not in UTF-8 (byte 0xff at place 0)"]),
+    "file below another": (["--config={data}/built_on.yaml"], foreign_encodings, ["latin.yaml is not in UTF-8"]),
+    "folder that is a file": (
+        ["--trainer.default_root_dir={data}/train.json"],
+        nothing,
+        ["no run folder can be made in", "Not a directory); name another trainer.default_root_dir"],
+    ),
+    "folder below a file": (["--trainer.default_root_dir={data}/train.json/x"], nothing, ["no run folder can be made"]),
+    "folder with a long name": (["--trainer.default_root_dir=" + "x" * 300], nothing, ["File name too long"]),
+    "mode of stopping early": (early_stopping(monitor="val/loss/total", mode="foo"), nothing, ["mode", "foo"]),
+    "text as base model": (["--model.base_model=3"], nothing, ["MEND", "3"]),
+    "text as seed": (["--seed_everything=foo"], nothing, ["seed_everything: must be bool or int, got foo"]),
+    "callback's argument": (
+        [
+            "--trainer.callbacks+={class_path: lightning.pytorch.callbacks.ModelCheckpoint, "
+            "init_args: {save_top_k: -5}}",
+            NO_SUCH_MODEL,
+        ],
+        nothing,
+        ["save_top_k=-5"],
+    ),
+    "profiler": (["--trainer.profiler=foo"], nothing, ["profiler", "'simple', 'advanced'"]),
     "number": (["--data.episodes_per_batch=0"], nothing, ["episodes_per_batch must be at least 1, got 0"]),
 }
 # What asks for things that do not exist, and could not succeed with other files or on another machine.
 WRONG_USAGE = {
+    *(mistake for mistake in MISTAKES if mistake.startswith("range of ")),
+    "callback's argument",
+    "file below another",
+    "file in UTF-16",
+    "file in another encoding",
+    "mode of stopping early",
+    "profiler",
+    "rate that is no number",
+    "text as base model",
+    "text as seed",
     "abbreviated key",
     "choice",
     "configuration file",
@@ -202,6 +280,7 @@ WRONG_USAGE = {
     "nested type",
     "nothing to train",
     "overfitting",
+    "pooling",
     "precision",
     "precision of float64",
     "removed key of another source",
@@ -220,7 +299,9 @@ def failed(world: TinyWorld, tmp_path: Path, arguments: list[str], damage: Calla
     for file in world.data.iterdir():
         (data / file.name).write_text(file.read_text())
     damage(data)
-    return world.arguments("fit", tmp_path / "runs", f"--data.path={data}", *arguments)
+    return world.arguments(
+        "fit", tmp_path / "runs", f"--data.path={data}", *(given.replace("{data}", str(data)) for given in arguments)
+    )
 
 
 @pytest.fixture
@@ -253,6 +334,44 @@ def test_mistake_ends_in_a_short_message(
     assert "Traceback" not in said
     assert "usage:" not in said
     assert list((tmp_path / "runs").glob("*")) == []
+
+
+def test_a_metric_to_stop_by_that_is_missing_is_named(
+    tiny_world: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known only once there are metrics."""
+    arguments = tiny_world.arguments("fit", tmp_path / "runs", *early_stopping(monitor="nothing"))
+    with as_from_a_shell():
+        monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+        assert command_line() == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "error: Early stopping conditioned on metric `nothing` which is not available" in said
+    assert "Traceback" not in said
+
+
+def test_a_run_of_no_step_exports_nothing(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(EditorError, match="no step was trained, so there is no editor to export: raise trainer"):
+        tiny_world.run("fit", tmp_path / "runs", "--trainer.max_time=00:00:00:00")
+    assert list(tmp_path.rglob("artifact")) == []
+
+
+@pytest.mark.slow
+def test_letters_that_the_locale_cannot_read_are_refused(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    root = tmp_path / "Übung"
+    arguments = tiny_world.arguments("fit", tmp_path / "runs", f"--trainer.default_root_dir={root}")
+    plain = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != RUN_FOLDER_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env={**environment, **plain},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert done.returncode == ExitCode.USAGE
+    assert "cannot read in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1" in done.stderr
 
 
 def test_a_logger_that_writes_at_once_leaves_no_folder_of_a_failed_start(tiny_world: TinyWorld, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ from editors.base_models.quantization import (
 from editors.base_models.reading import UNREADABLE, read_tokenizer
 from editors.common.errors import BaseModelError, one_line
 from editors.common.hashing import raw_bytes
+from editors.common.plain import require_own_kinds
+from editors.common.ranges import require_number
 
 _PACKAGE_PREFIX = "package:"
 
@@ -58,6 +60,9 @@ class BaseModelConfig:
             encoder-decoder model always end.)
         quantization: keep the weights of the linear layers in four bits (`nf4`); `None` keeps them as they are. The
             other weights, and what the layers compute, are in `dtype`.
+
+    Raises:
+        EditorError: a value is of another kind, or no block is to be edited.
     """
 
     name: str
@@ -68,6 +73,10 @@ class BaseModelConfig:
     trust_remote_code: bool = False
     end_answers: bool = False
     quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        require_own_kinds(self, "base_model")
+        require_number("base_model.num_blocks", self.num_blocks, least=1)
 
 
 def _source(config: BaseModelConfig) -> dict[str, Any]:

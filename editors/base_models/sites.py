@@ -13,6 +13,9 @@ from editors.base_models.blocks import attention_names, block_index
 from editors.base_models.families.lookup import family_of
 from editors.common.errors import SiteError
 
+# What a configuration that says nothing asks for; a model with fewer blocks has all of them edited.
+_DEFAULT_BLOCKS = 3
+
 
 def is_linear(module: nn.Module) -> bool:
     """Whether `module` is a layer that can be edited: `nn.Linear` (and its subclasses) or GPT-2's `Conv1D`."""
@@ -86,9 +89,15 @@ def resolve_sites(model: PreTrainedModel, patterns: Sequence[str] | None, num_bl
         num_blocks: how many blocks the default covers.
 
     Raises:
-        SiteError: a pattern matches no linear layer inside a block; the message lists the candidates.
+        SiteError: a pattern matches no linear layer inside a block (the message lists the candidates), or there are
+            fewer blocks.
     """
     if patterns is None:
+        longest = max(len(blocks) for blocks in find_stacks(model).values())
+        if num_blocks > max(longest, _DEFAULT_BLOCKS):
+            raise SiteError(
+                f"base_model.num_blocks {num_blocks}: {type(model).__name__} has {longest} blocks; give at most as many"
+            )
         sites = feed_forward_sites(model, num_blocks)
         if not sites:
             raise SiteError(f"{type(model).__name__} has no feed-forward linear layer; name the sites explicitly")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from editors.common.errors import ArtifactError
+from editors.common.errors import ArtifactError, EditorError
 
 _MEGABYTE = 2**20
 _DEEPEST = 20
@@ -81,6 +81,26 @@ def require_fields(kind: type, values: Any, place: str) -> None:
     hints = get_type_hints(kind)
     for name, value in values.items():
         require_kind(hints[name], value, f"{place}.{name}")
+
+
+def require_own_kinds(config: Any, place: str) -> None:
+    """Check, after a dataclass was made, that its fields are of their kinds: Python itself takes anything.
+
+    Args:
+        config: an instance.
+        place: of it in a configuration.
+
+    Raises:
+        EditorError: one is not.
+    """
+    try:
+        hints = get_type_hints(type(config))
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if not is_dataclass(value):  # checked when it was made
+                require_kind(hints[field.name], value, f"{place}.{field.name}")
+    except ArtifactError as error:
+        raise EditorError(str(error)) from None
 
 
 def require_kind(kind: Any, value: Any, place: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from editors.common.ranges import require_number
 from editors.lm.cache.store import PrefixCache
 from editors.training.compilation import TorchCompile
 
@@ -23,6 +24,9 @@ class TrainingConfig:
         generate_in_validation: also score free generation in `validate` (always done in `test`).
         prefix_cache: where the frozen model's part of a step is kept from one epoch to the next; `None` for nowhere.
         torch_compile: what torch.compile does in a training step; `None` for nothing.
+
+    Raises:
+        EditorError: a number is out of range.
     """
 
     c_edit: float = 0.1
@@ -33,6 +37,11 @@ class TrainingConfig:
     generate_in_validation: bool = False
     prefix_cache: PrefixCache | None = None
     torch_compile: TorchCompile | None = None
+
+    def __post_init__(self) -> None:
+        require_number("training.learning_rate", self.learning_rate, above=0)
+        for name in ("c_edit", "c_loc", "warmup_steps"):
+            require_number(f"training.{name}", getattr(self, name), least=0)
 
     @classmethod
     def of(cls, value: TrainingConfig | Mapping[str, Any]) -> TrainingConfig:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from editors.base_models.loading import BaseModelConfig, weights_hash
 from editors.common.errors import BaseModelError, EditorError
 from editors.common.phases import LOSSES, phase
+from editors.common.ranges import require_number
 from editors.common.sharding import whole
 from editors.lm.frozen import FrozenLM
 from editors.lm.losses import EpisodeLosses
@@ -41,6 +42,9 @@ class LearnedEditor(Editor):
         base_model: which model to edit, and where.
         training: how the editor is trained.
         own: the subclass's arguments in plain values, for checkpoints.
+
+    Raises:
+        EditorError: a number is out of range.
     """
 
     objective: Objective[Any]
@@ -52,6 +56,9 @@ class LearnedEditor(Editor):
         own: Mapping[str, Any],
     ) -> None:
         settings = TrainingConfig.of(training)
+        for name in own:
+            if name.endswith("learning_rate"):
+                require_number(name, own[name], least=0)
         super().__init__(base_model, generate_in_validation=settings.generate_in_validation)
         self.settings = settings
         self.loss_weights = LossWeights(settings.c_edit, settings.c_loc)

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from editors.base_models.sites import flat_name
 from editors.common.autocast import without_autocast
 from editors.common.errors import EditorError
+from editors.common.plain import require_own_kinds
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.protocol import SiteUpdate
 from editors.lm.signal import EditSignal, Factors
@@ -54,6 +55,7 @@ class KEConfig:
     edit_rate: float = 1e-4
 
     def __post_init__(self) -> None:
+        require_own_kinds(self, "ke")
         if self.hidden_width < 1 or self.condition_width < 1:
             sizes = f"{self.hidden_width} and {self.condition_width}"
             raise EditorError(f"hidden_width and condition_width must be at least 1, got {sizes}")

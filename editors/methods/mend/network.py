@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from editors.base_models.sites import flat_name
 from editors.common.autocast import without_autocast
 from editors.common.errors import EditorError
+from editors.common.plain import require_own_kinds
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.protocol import SiteUpdate
 from editors.lm.signal import EditSignal
@@ -54,6 +55,7 @@ class MENDConfig:
     key_ridge: float | None = None
 
     def __post_init__(self) -> None:
+        require_own_kinds(self, "mend")
         if self.rank < 1 or self.num_blocks < 1:
             raise EditorError(f"rank and num_blocks must be at least 1, got {self.rank} and {self.num_blocks}")
         if self.key_ridge is not None and not 0 < self.key_ridge < float("inf"):

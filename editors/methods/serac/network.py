@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
+from editors.common.plain import require_own_kinds
 from editors.edits.protocol import Edit
 from editors.lm.frozen import FrozenLM
 from editors.making.protocol import EditMethod
@@ -67,7 +68,7 @@ class SERACConfig:
         routing: "hard" lets one model answer, "soft" mixes both.
 
     Raises:
-        EditorError: a number is out of range.
+        EditorError: a value is of another kind, or a number is out of range.
     """
 
     scope: Literal["embedding", "subject", "cross_attention"] = "embedding"
@@ -85,6 +86,7 @@ class SERACConfig:
     routing: Routing = "hard"
 
     def __post_init__(self) -> None:
+        require_own_kinds(self, "serac")
         for name in ("rank", "blocks", "longest_answer"):
             if getattr(self, name) < 1:
                 raise EditorError(f"serac.{name} must be at least 1, got {getattr(self, name)}")

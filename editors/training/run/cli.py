@@ -19,9 +19,10 @@ from editors.training.plan.table import count_gpus
 from editors.training.run.checkpoint_io import AtomicCheckpointIO, require_checkpoint
 from editors.training.run.closing import closing_lines
 from editors.training.run.errors import missing_package, own_error
-from editors.training.run.folder import forget_run_folder, new_run_folder, runs_root
+from editors.training.run.folder import forget_run_folder, local_root, new_run_folder, runs_root
 from editors.training.run.long_lists import quick_lists
 from editors.training.run.parser import ConfigFile, RunParser
+from editors.training.run.ranges import require_gpus, require_seed, require_trainer
 from editors.training.run.refusals import lightnings_error, restoring_error
 from editors.training.run.rules import (
     NO_TRAINING,
@@ -85,13 +86,19 @@ class RunCLI(LightningCLI):
         return parser
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's (2.6), but a plan needs no data, and of verbs that are not asked for only the names are known."""
+        """Lightning's (2.6), but a plan needs no data, runs are not written to addresses, and verbs may be names only.
+
+        Of those that are not asked for only the names are known.
+        """
         if self.arguments and self.arguments[0] in self.subcommands().keys() - {subcommand}:
             self._subcommand_method_arguments[subcommand] = []
             return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         assert isinstance(parser, RunParser)
         parser.explain = self.explained_classes
+        for action in parser._actions:  # noqa: SLF001 - argparse has no public list
+            if action.dest == "trainer.default_root_dir":
+                action.help = "Folder of this machine in which each run makes a folder of its own. Default: ``runs``."
         if subcommand == "plan":
             assert isinstance(self.datamodule_class, type)
             class_path = f"{self.datamodule_class.__module__}.{self.datamodule_class.__name__}"
@@ -105,6 +112,11 @@ class RunCLI(LightningCLI):
         A checkpoint that does not fit is refused when it is loaded (`Editor.on_load_checkpoint`).
         """
 
+    def _set_seed(self) -> None:
+        """Lightning's (2.6), but a number that is no seed is refused in one line."""
+        require_seed(self._get(self.config, "seed_everything"))
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Give the run its folder, and find the checkpoint that `--ckpt_path last` means."""
         assert self.subcommand is not None
@@ -113,11 +125,13 @@ class RunCLI(LightningCLI):
         require_own_batches(config.trainer.overfit_batches)
         trained = needs_training(config.model.class_path, self.subcommand)
         if self.subcommand == "plan":
+            require_gpus(config.gpus)
             config.gpus = config.gpus or count_gpus(config.trainer)
             for key, value in NO_TRAINING.items():
                 config.trainer[key] = value
             return
-        root = config.trainer.default_root_dir or "runs"
+        require_trainer(config.trainer, self.subcommand)
+        root = local_root(config.trainer.default_root_dir)
         config.ckpt_path = find_checkpoint(config.get("ckpt_path"), self.subcommand, root, trained=trained)
         require_checkpoint(config.ckpt_path)
         folder = str(new_run_folder(runs_root(root)))

@@ -29,6 +29,9 @@ _SIDE_ISSUE = re.compile(
 _EXPECTED = re.compile(
     r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>[^]]+)\])\. Got value: "
 )
+# Of a value that fits none of several kinds.
+_KIND = re.compile(r"Expected an? <class '([^']+)'>")
+_GIVEN = re.compile(r"Given value: (.*)")
 # How Lightning and Python say it; Lightning's hint names the package and may add a version.
 _MISSING = re.compile(
     r"(?:class_path '(?P<user>[^']+)':\s*)?[^\n]*(?:pip install -U '?|No module named ')(?P<package>[\w-]+)"
@@ -86,6 +89,9 @@ def short_message(message: str, options: Iterable[str] = ()) -> str:
         options: the command line's option names.
     """
     places, cause = _cause(message.splitlines())
+    if _KIND.fullmatch(cause) and (given := _GIVEN.search(message)):
+        kinds = dict.fromkeys(kind for kind in _KIND.findall(message) if kind != "NoneType")
+        cause = f"must be {' or '.join(kinds)}, got {given[1]}"
     classes = [name for is_class, name in places if is_class]
     keys = ".".join(name for is_class, name in places if not is_class)
     where = f"{keys} ({classes[-1]})" if keys and classes else keys or "".join(classes[-1:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from editors.common.errors import EditorError
+from editors.common.errors import EditorError, UsageError, one_line
 
 # Lightning starts the other processes of a run by calling the program again; they must agree on the folder.
 _SHARED = "HYPEREDIT_RUN_FOLDER"
@@ -33,11 +33,32 @@ def new_run_folder(root: str | Path) -> Path:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
+            if not Path(root).is_dir():
+                raise EditorError(f"trainer.default_root_dir {root} is no folder; name another one") from None
             continue
+        except (OSError, UnicodeError, ValueError) as error:
+            cause = getattr(error, "strerror", None) or one_line(error)  # without the name once more
+            raise EditorError(
+                f"no run folder can be made in {str(root)!a} ({cause}); name another trainer.default_root_dir"
+            ) from error
         os.environ[_SHARED] = str(folder)
         _made_here.add(str(folder))
         return folder
     raise EditorError(f"no new run folder can be made in {root}")
+
+
+def local_root(folder: str | None) -> str:
+    """The configured `trainer.default_root_dir`, "runs" where there is none.
+
+    Raises:
+        UsageError: it is an address: tables, plots and exports are written to folders, renamed into place.
+    """
+    if folder is not None and "://" in folder:
+        raise UsageError(
+            f"trainer.default_root_dir {folder!r} is an address, and runs are written to folders of this machine "
+            "(allowed: a path). Give a folder, mounted from there or copied to it after the run"
+        )
+    return folder or "runs"
 
 
 def forget_run_folder(*, failed: bool = False) -> None:
@@ -58,7 +79,10 @@ def runs_root(folder: str | Path) -> Path:
     The configuration saved with a run names that run's folder; used again, it must not write into it.
     """
     folder = Path(folder)
-    return folder.parent if (folder / _CONFIG).is_file() else folder
+    try:
+        return folder.parent if (folder / _CONFIG).is_file() else folder
+    except (OSError, UnicodeError):  # what is wrong with it is said where the run's folder is made
+        return folder
 
 
 def last_checkpoint(root: str | Path) -> Path:

@@ -34,11 +34,28 @@ class RunParser(ShortErrorParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse the command line, in present names."""
         given = sys.argv[1:] if args is None else args
+        for argument in given:
+            _require_unicode(argument)
         return super().parse_args([current_argument(argument) for argument in given], *more, **options)
 
     def parse_string(self, content: str, *more: Any, **options: Any) -> Any:
         """Parse what is in a configuration file, in present names."""
         return super().parse_string(current_file(content), *more, **options)
+
+
+def _require_unicode(argument: str) -> None:
+    """Check that an argument can be written down again: in the C locale Python cannot read all letters.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{argument!a} holds letters that Python cannot read in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1, "
+            "or use names in ASCII"
+        ) from None
 
 
 class ConfigFile(ActionConfigFile):
@@ -50,7 +67,25 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ARG002
         """Lay the files over the configuration so far."""
         for file in (*_built_on(values), values):
+            _require_text(Path(file))
             self.apply_config(parser, cfg, self.dest, str(file))
+
+
+def _require_text(path: Path) -> None:
+    """Check that a file is text as YAML has it.
+
+    Raises:
+        UsageError: it is in another encoding.
+    """
+    try:
+        if path.is_file():
+            path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not in UTF-8 (byte {error.object[error.start]:#04x} at place {error.start}); save it in UTF-8"
+        ) from None
+    except (OSError, ValueError):
+        return  # the parser says what is wrong with it
 
 
 def _built_on(value: str, above: tuple[Path, ...] = ()) -> Iterator[Path]:

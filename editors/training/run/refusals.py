@@ -11,10 +11,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from editors.common.errors import EditorError, UsageError, one_line
 from editors.training.run.checkpoint_io import CheckpointReadError
+from editors.training.run.errors import ConfigurationError, short_message
 
 _LIGHTNING = Path(lightning.__file__).parent
 _RESTORING = "checkpoint_connector.py"
 _EARLY_STOPPING = "early_stopping.py"
+# How jsonargparse (4.53) begins what it says of a value that a constructor refuses.
+_NO_ALTERNATIVE = "Does not validate against any"
 _SHOWN = 500
 
 
@@ -35,6 +38,8 @@ def restoring_error(error: BaseException, path: Any) -> EditorError | None:
 
 def lightnings_error(error: BaseException) -> EditorError | None:
     """What Lightning refused, where `error` is that: its own checks raise these types, and so do few faults."""
+    if isinstance(error, ValueError) and str(error).startswith(_NO_ALTERNATIVE):
+        return ConfigurationError(short_message(str(error))[:_SHOWN])
     frames = _frames(error)
     last = Path(frames[-1].filename) if frames else Path()
     inside = last.is_relative_to(_LIGHTNING)
