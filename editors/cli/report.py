@@ -33,11 +33,12 @@ from editors.common.exit_codes import ExitCode
 from editors.common.files import new_folder, require_new_folder
 from editors.edits.manifest import EditManifest
 from editors.lm.frozen import FrozenLM
+from editors.scoring.report.abilities import Tasks
 from editors.scoring.report.card import ReportCard
 from editors.scoring.report.cases import ReportCase
 from editors.scoring.report.files import JSON, PAGE, save_report
 from editors.scoring.report.making import Progress, report_of_edit
-from editors.scoring.report.table import report_table
+from editors.scoring.report.table import abilities_table, report_table
 from editors.serving.reports import report_on_rows, require_usable
 from editors.texts.plain_texts import read_running_texts
 from editors.texts.request_files import read_request_rows
@@ -56,6 +57,7 @@ def add(commands: Any) -> None:
     texts = "for the perplexity of running text; may be repeated: "
     texts += "ME-PPL JSON, a JSON list of texts, or a .txt with a paragraph in each line"
     parser.add_argument("--texts", action="append", default=[], metavar="FILE", help=texts)
+    _add_task_options(parser)
     numbers = "make so many edits of --data together, as one, too (default: %(default)s)"
     parser.add_argument("--together", type=_numbers, default="1,10,100", metavar="N,N,…", help=numbers)
     size = "edits made together, at most (default: %(default)s)"
@@ -64,6 +66,32 @@ def add(commands: Any) -> None:
     add_base_model_options(parser)
     add_device_option(parser)
     parser.set_defaults(run=run)
+
+
+def _add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add what lm-evaluation-harness is asked."""
+    tasks = "tasks of lm-evaluation-harness for general ability before and after the first edit (extra `abilities`)"
+    parser.add_argument("--tasks", type=_names, metavar="NAME,…", help=tasks)
+    folder = "folder with task files of your own; they may hold Python code, which is run"
+    parser.add_argument("--task-folder", metavar="DIR", help=folder)
+    parser.add_argument("--task-limit", type=whole_number, metavar="N", help="examples of each task, at most")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The value of `--tasks`."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"must be names of tasks with commas between them, got {text!r}")
+    return names
+
+
+def _tasks(options: argparse.Namespace) -> Tasks | None:
+    """The tasks that the options name."""
+    if options.tasks is not None:
+        return Tasks(options.tasks, options.task_folder, options.task_limit)
+    if options.task_folder is not None or options.task_limit is not None:
+        raise UsageError("--task-folder and --task-limit are about --tasks, which names the tasks to run; add it")
+    return None
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -80,22 +108,27 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.edit is None and options.artifact is None:
         raise UsageError("report --data needs the folder of an exported editor, which makes the edits")
     texts = read_running_texts(options.texts)
+    tasks = _tasks(options)
     editor = None if options.artifact is None else load_editor(options.artifact).to(options.device)
     if options.edit is not None:
-        card = _report_on_edit(options, editor, texts)
+        card = _report_on_edit(options, editor, texts, tasks)
     else:
         assert editor is not None
-        card = _report_on_editor(options, editor, texts, console)
+        card = _report_on_editor(options, editor, texts, tasks, console)
     with new_folder(options.output) as folder:
         save_report(card, folder)
     console.print(report_table(card))
+    if card.abilities:
+        console.print(abilities_table(card))
     for row in card.bad[:10]:
         console.print(Text(f"row {row['row']}: {row['error']}", style="red"))
     console.print(Text(f"Page with examples: {Path(options.output) / PAGE}; all numbers: {JSON} beside it"))
     return ExitCode.SOME_BAD if card.bad else ExitCode.DONE
 
 
-def _report_on_editor(options: argparse.Namespace, editor: LoadedEditor, texts: Texts, console: Console) -> ReportCard:
+def _report_on_editor(
+    options: argparse.Namespace, editor: LoadedEditor, texts: Texts, tasks: Tasks | None, console: Console
+) -> ReportCard:
     """The card of an editor on the rows of a file."""
     rows = list(islice(read_request_rows(options.data), options.limit))
     require_usable(rows, options.data)
@@ -110,6 +143,7 @@ def _report_on_editor(options: argparse.Namespace, editor: LoadedEditor, texts: 
             editor,
             rows,
             texts=texts,
+            tasks=tasks,
             together=options.together,
             batch_size=options.batch_size,
             seed=options.seed,
@@ -118,7 +152,9 @@ def _report_on_editor(options: argparse.Namespace, editor: LoadedEditor, texts: 
     return replace(card, model=source.name)
 
 
-def _report_on_edit(options: argparse.Namespace, editor: LoadedEditor | None, texts: Texts) -> ReportCard:
+def _report_on_edit(
+    options: argparse.Namespace, editor: LoadedEditor | None, texts: Texts, tasks: Tasks | None
+) -> ReportCard:
     """The card of a saved edit on its own requests."""
     # A memory is read with its editor's networks and the base model's tokenizer.
     tokenizer = None if editor is None else load_tokenizer(chosen_base_model(options, editor.base_model))
@@ -138,6 +174,7 @@ def _report_on_edit(options: argparse.Namespace, editor: LoadedEditor | None, te
             edit,
             [ReportCase(request) for request in requests],
             texts=texts,
+            tasks=tasks,
             batch_size=options.batch_size,
             seed=options.seed,
             progress=tell,

@@ -10,6 +10,7 @@ from editors.base_models.loading import longest_text
 from editors.common.errors import DataError, EditorError
 from editors.lm.frozen import FrozenLM
 from editors.making.registry import registered_method
+from editors.scoring.report.abilities import Tasks
 from editors.scoring.report.card import ReportCard
 from editors.scoring.report.cases import ReportCase
 from editors.scoring.report.making import Progress, make_report
@@ -40,6 +41,7 @@ def report_on_rows(
     rows: Rows,
     *,
     texts: Mapping[str, Sequence[str]] | None = None,
+    tasks: Tasks | None = None,
     together: Sequence[int] = (),
     batch_size: int = 16,
     seed: int = 0,
@@ -52,6 +54,7 @@ def report_on_rows(
         editor: the exported editor.
         rows: of a file; other arguments and errors are those of `make_report`.
         texts: as there.
+        tasks: as there.
         together: as there.
         batch_size: as there.
         seed: as there.
@@ -64,6 +67,7 @@ def report_on_rows(
         editor.network,
         [_case(row) for row in checked if isinstance(row, RequestRow)],
         texts=texts,
+        tasks=tasks,
         together=together,
         batch_size=batch_size,
         seed=seed,

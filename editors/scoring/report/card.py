@@ -10,6 +10,7 @@ from typing import Any
 
 from editors.common.errors import ArtifactError
 from editors.common.files import save_json
+from editors.scoring.report.abilities import Ability
 from editors.scoring.report.damage import Damage
 from editors.scoring.report.intervals import Number
 from editors.scoring.report.rows import Expects
@@ -115,6 +116,7 @@ class ReportCard:
         rows: the rows, in order.
         together: some rows after several edits at once.
         damage: what single edits do to running text, by the file's name.
+        abilities: tasks of lm-evaluation-harness before and after the first edit, if they were asked for.
         created: when.
         bad: rows of the data file that could not be used: number and error of each.
         schema: format and version.
@@ -131,6 +133,7 @@ class ReportCard:
     rows: tuple[ReportRow, ...]
     together: tuple[Together, ...] = ()
     damage: Mapping[str, Damage] = field(default_factory=dict)
+    abilities: tuple[Ability, ...] = ()
     created: str = ""
     bad: tuple[Mapping[str, Any], ...] = ()
     schema: str = SCHEMA
@@ -163,6 +166,7 @@ class ReportCard:
                 "rows": tuple(_row(row) for row in values["rows"]),
                 "together": tuple(_together(part) for part in values["together"]),
                 "damage": _damage(values["damage"]),
+                "abilities": tuple(Ability(**each) for each in values.get("abilities", ())),
                 "bad": tuple(values["bad"]),
             }
             return cls(**{**values, **parts})

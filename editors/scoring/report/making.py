@@ -16,6 +16,7 @@ from editors.edits.protocol import Edit
 from editors.lm.frozen import FrozenLM
 from editors.making.protocol import EditMethod
 from editors.scoring.report import rows
+from editors.scoring.report.abilities import PACKAGE, Ability, Tasks
 from editors.scoring.report.answers import Answerer
 from editors.scoring.report.card import ReportCard, Together
 from editors.scoring.report.cases import SAME_QUESTION, ReportCase, cases_hash
@@ -43,6 +44,7 @@ def make_report(
     cases: Sequence[ReportCase],
     *,
     texts: Mapping[str, Sequence[str]] | None = None,
+    tasks: Tasks | None = None,
     together: Sequence[int] = (1, 10, 100),
     batch_size: int = 16,
     seed: int = 0,
@@ -55,13 +57,14 @@ def make_report(
         method: makes the edits.
         cases: the edits, each with its texts.
         texts: running texts of each file, by its name, for perplexity.
+        tasks: of lm-evaluation-harness, for general ability before and after the first edit.
         together: for each number, so many edits are made as one; numbers above that of the cases are left out.
         batch_size: edits made at once, at most.
         seed: of placebos, intervals and the choice of examples.
         progress: told what is done, how many steps of it, and of how many.
 
     Raises:
-        EditorError: there is no case, or a request is too long for the model.
+        EditorError: there is no case, a request is too long for the model, or the tasks cannot be run.
     """
     report = _Report(lm, cases, seed, progress)
 
@@ -69,6 +72,8 @@ def make_report(
         return method.make(lm, lm.read([[request] for request in requests]))
 
     with torch.inference_mode(mode=False), torch.no_grad():
+        if tasks is not None:
+            report.run(tasks, make([cases[0].request]))
         report.ask_each(make, batch_size, texts or {})
         for count in together:
             report.ask_together(method, count, texts or {})
@@ -81,6 +86,7 @@ def report_of_edit(
     cases: Sequence[ReportCase],
     *,
     texts: Mapping[str, Sequence[str]] | None = None,
+    tasks: Tasks | None = None,
     batch_size: int = 16,
     seed: int = 0,
     progress: Progress | None = None,
@@ -92,6 +98,7 @@ def report_of_edit(
         edit: of one episode.
         cases: its requests, each with its texts.
         texts: running texts.
+        tasks: as there.
         batch_size: cases asked at once, at most.
         seed: as there.
         progress: as there.
@@ -100,6 +107,8 @@ def report_of_edit(
         raise EditorError(f"this edit holds {edit.num_episodes} episodes; select() the one to report on")
     report = _Report(lm, cases, seed, progress)
     with torch.inference_mode(mode=False), torch.no_grad():
+        if tasks is not None:
+            report.run(tasks, edit)
         report.ask_each(lambda _: edit, batch_size, texts or {}, alone=False)
         return report.card(str(edit.metadata.get("editor", type(edit).__name__)))
 
@@ -133,11 +142,19 @@ class _Report:
         self._placebos: dict[str, list[Outcome] | None] = {}
         self._together: list[Together] = []
         self._damage: dict[str, Damage] = {}
+        self._abilities: tuple[Ability, ...] = ()
+        self._tasks: Tasks | None = None
 
     def _with_room(self, probes: Sequence[Probe]) -> list[Probe]:
         room = self._answerer.has_room([probe.prompt for probe in probes])
         self._left_out.update(probe.row for probe, fits in zip(probes, room, strict=True) if not fits)
         return [probe for probe, fits in zip(probes, room, strict=True) if fits]
+
+    def run(self, tasks: Tasks, edit: Edit) -> None:
+        """Measure general ability before and after an edit. It comes first: what cannot be run is known at once."""
+        self._progress("tasks", 0, 1)
+        self._tasks, self._abilities = tasks, tasks.measure(self._lm, edit)
+        self._progress("tasks", 1, 1)
 
     def ask_each(self, make: Make, batch_size: int, texts: Mapping[str, Sequence[str]], *, alone: bool = True) -> None:
         """Each case with its own edit; the first ones with edits that should not work, too.
@@ -249,6 +266,7 @@ class _Report:
 
     def card(self, method: str) -> ReportCard:
         """The finished card."""
+        packages = _PACKAGES if self._tasks is None else (*_PACKAGES, PACKAGE)
         return ReportCard(
             method=method,
             model=str(self._lm.model.config.name_or_path),
@@ -256,11 +274,13 @@ class _Report:
             data=cases_hash(self._cases),
             cases=len(self._cases),
             seed=self._seed,
-            protocol=protocol(self._lm, _PLACEBO_CASES),
-            versions={package: _version(package) for package in _PACKAGES},
+            protocol=protocol(self._lm, _PLACEBO_CASES)
+            | ({} if self._tasks is None else {"abilities": self._tasks.protocol}),
+            versions={package: _version(package) for package in packages},
             rows=report_rows(self._cases, self._outcomes, self._placebos, self._left_out, self._seed),
             together=tuple(self._together),
             damage=self._damage,
+            abilities=self._abilities,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

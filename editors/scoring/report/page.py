@@ -54,7 +54,7 @@ def report_page(card: ReportCard) -> str:
         rows = [row for row in card.rows if row.expects == expects]
         if rows:
             parts += [f"<h2>{heading}</h2>", f'<p class="soft">{meaning}</p>', *map(_row, rows)]
-    parts += [_damage(card.damage), _together(card), _protocol(card)]
+    parts += [_abilities(card), _damage(card.damage), _together(card), _protocol(card)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -128,6 +128,21 @@ def _example(example: Example) -> str:
 
 def _nothing() -> str:
     return '<span class="soft">(nothing)</span>'
+
+
+def _abilities(card: ReportCard) -> str:
+    if not card.abilities:
+        return ""
+    heads = "".join(f"<th>{name}</th>" for name in ("task", "metric", "n", "before", "after", "standard error"))
+    lines = []
+    for each in card.abilities:
+        error = "–" if each.error is None else f"{each.error:.4f}"
+        cells = (each.task, each.metric, str(each.n), f"{each.before:.4g}", f"{each.after:.4g}", error)
+        lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    return (
+        '<h2>General ability</h2><p class="soft">Tasks of lm-evaluation-harness on the base model, and with the first '
+        f'edit.</p><div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+    )
 
 
 def _damage(damage: Mapping[str, Damage]) -> str:

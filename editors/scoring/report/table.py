@@ -1,4 +1,4 @@
-"""A report card as a table for the terminal."""
+"""A report card as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -34,4 +34,17 @@ def report_table(card: ReportCard) -> Table:
             Text(f"{100 * said:.1f}", style="red" if row.expects == "keep" and said else ""),
             " → ".join(f"{100 * share:.0f}" for share in empty),
         )
+    return table
+
+
+def abilities_table(card: ReportCard) -> Table:
+    """One line for each metric of each task, before and after the first edit."""
+    table = Table(title=Text("General ability: lm-evaluation-harness, first edit"))
+    table.add_column("task")
+    table.add_column("metric")
+    for heading in ("n", "before", "after", "± (standard error)"):
+        table.add_column(heading, justify="right")
+    for each in card.abilities:
+        error = "" if each.error is None else f"{each.error:.4f}"
+        table.add_row(Text(each.task), Text(each.metric), str(each.n), f"{each.before:.4g}", f"{each.after:.4g}", error)
     return table

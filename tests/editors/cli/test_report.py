@@ -16,6 +16,7 @@ from editors.scoring.report import rows
 from editors.scoring.report.card import ReportCard
 from editors.scoring.report.cases import SAME_QUESTION
 from tests.editors.conftest import REQUESTS
+from tests.editors.scoring.report.test_abilities import write_tasks
 from tests.tiny_world import row
 
 FEW = ("--limit=3", "--together=1,2", "--batch-size=2")
@@ -102,8 +103,28 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(
         ((artifact, f"--data={empty}", new), 1, "no edit request that can be used; row 1"),
         ((artifact, f"--data={tmp_path / 'none.jsonl'}", new), 1, "none.jsonl"),
         ((artifact, f"--data={data}", f"--texts={tmp_path / 'none.txt'}", new), 1, "none.txt"),
+        ((artifact, f"--data={data}", new, "--task-limit=3"), 2, "about --tasks, which names the tasks"),
+        ((artifact, f"--data={data}", new, "--tasks=a", f"--task-folder={tmp_path / 'none'}"), 2, "no such folder"),
     ):
         assert run(*arguments) == code
         assert message in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(SystemExit):
-        run(artifact, f"--data={data}", new, "--together=1,x")
+    for wrong in ("--together=1,x", "--tasks=,", "--task-limit=0"):
+        with pytest.raises(SystemExit):
+            run(artifact, f"--data={data}", new, wrong)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_general_ability_is_in_json_table_and_page(
+    artifact: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'hyperedit[abilities]'")
+    tasks, output = write_tasks(tmp_path), tmp_path / "out"
+    given = ("--tasks=tiny_choice,tiny_shots", f"--task-folder={tasks}", "--task-limit=4")
+    assert run(artifact, f"--data={data}", f"--output={output}", *given, *FEW) == 3
+    card = ReportCard.load(output / "report.json")
+    assert [(each.task, each.metric, each.n) for each in card.abilities] == [
+        ("tiny_choice", "acc", 4),
+        ("tiny_shots", "acc", 4),
+    ]
+    assert "tiny_choice" in capsys.readouterr().out
+    assert "<td>tiny_choice</td><td>acc</td><td>4</td>" in (output / "report.html").read_text()

@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from editors.scoring.report.abilities import Ability
 from editors.scoring.report.card import Example, ReportCard
 from editors.scoring.report.making import make_report
 from editors.scoring.report.page import report_page
-from editors.scoring.report.table import report_table
+from editors.scoring.report.table import abilities_table, report_table
 from tests.editors.scoring.report.worlds import AnswersEverything, number_cases, number_lm
 
 ATTACK = '<script>alert("x")</script>&'
@@ -43,7 +44,9 @@ class _Tags(HTMLParser):
 def test_all_that_models_and_users_say_is_escaped(card: ReportCard) -> None:
     example = Example(ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, good=False)
     rows = tuple(replace(row, title=ATTACK, examples=(example,)) for row in card.rows)
-    page = report_page(replace(card, method=ATTACK, model=ATTACK, rows=rows, protocol={ATTACK: ATTACK}))
+    abilities = (Ability(ATTACK, ATTACK, 0.5, 0.25, 8),)
+    changed = replace(card, method=ATTACK, model=ATTACK, rows=rows, protocol={ATTACK: ATTACK}, abilities=abilities)
+    page = report_page(changed)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
@@ -68,3 +71,15 @@ def test_the_table_has_a_line_for_each_row(card: ReportCard) -> None:
     table = report_table(card)
     console.print(table)
     assert table.row_count == len(card.rows)
+
+
+def test_abilities_have_a_table_and_a_part_of_the_page_where_there_are_any(card: ReportCard) -> None:
+    assert "General ability" not in report_page(card)
+    abilities = (Ability("capitals", "acc", 0.5, 0.25, 8, 0.1637), Ability("prose", "word_perplexity", 28.1, 163.25, 4))
+    able = replace(card, abilities=abilities)
+    page = report_page(able)
+    assert "<td>capitals</td><td>acc</td><td>8</td><td>0.5</td><td>0.25</td><td>0.1637</td>" in page
+    assert "<td>prose</td><td>word_perplexity</td><td>4</td><td>28.1</td><td>163.2</td><td>–</td>" in page
+    table = abilities_table(able)
+    assert table.row_count == 2
+    assert list(table.columns[4].cells) == ["0.25", "163.2"]
