@@ -197,7 +197,7 @@ class SubjectScope(Scope):
         place = {text: number for number, text in enumerate(dict.fromkeys([*asked, *edited]))}
         embedded = self.embed(list(place))
         difference = embedded[[place[text] for text in asked]] - embedded[[place[text] for text in edited]]
-        named = [mentioned(query, edit.subject) for query, edit in zip(queries, requests, strict=True)]
+        named = [mentioned(query, edit) for query, edit in zip(queries, requests, strict=True)]
         unnamed = 1 - squared_distance.new_tensor(named)
         # Half the squared distance of embeddings of length 1 is 1 - cos.
         terms = torch.stack([0.5 * squared_distance, 0.5 * difference.square().sum(dim=-1), unnamed])

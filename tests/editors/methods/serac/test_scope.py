@@ -119,7 +119,7 @@ def test_the_subject_scope_weighs_wording_question_and_subject(folder: Path) -> 
     distance = (embedded[:-1] - embedded[-1]).square().sum(dim=1)
     asked = scope.embed(["Who founded it?", "Who founded Kesnor?", "Where is it?", "Who founded it?"])
     question = 0.5 * (asked[:-1] - asked[-1]).square().sum(dim=1)
-    named = torch.tensor([mentioned(query, "Beldor") for query in queries])
+    named = torch.tensor([mentioned(query, edit) for query in queries])
     assert named[0] == named[2] == 1 > named[1]
     found = scope.log_score(distance, queries, [edit] * 3)
     torch.testing.assert_close(found, -(1.5 * distance + 2 * question + 1 - named), rtol=1e-4, atol=1e-5)
