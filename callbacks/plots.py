@@ -96,7 +96,13 @@ def _draw_losses(axes: Axes, losses: dict[str, list[tuple[int, float]]], smoothi
         smooth = [sum(window) / len(window) for window in windows]
         axes.plot([step for step, _ in points], smooth, label=labels[name])
     axes.set(xlabel="step", ylabel="nats", yscale="log", title="Training losses")
-    axes.legend(frameon=False)
+    _legend_below(axes)
+
+
+def _legend_below(axes: Axes) -> None:
+    """The legend below the panel: a curve may be anywhere in it."""
+    above = -0.16  # the numbers of the axis and its name
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, above), ncols=3, borderaxespad=0)
 
 
 def _draw_scores(axes: Axes, scores: dict[str, list[tuple[int, float]]]) -> None:
@@ -105,7 +111,7 @@ def _draw_scores(axes: Axes, scores: dict[str, list[tuple[int, float]]]) -> None
     axes.set(xlabel="step", ylabel="teacher-forced, token level", ylim=(0, 1.03), title="Validation")
     axes.set_xlim(left=0)
     if scores:
-        axes.legend(frameon=False, loc="lower right")
+        _legend_below(axes)
 
 
 def _draw_bars(axes: Axes, metrics: dict[str, float]) -> None:

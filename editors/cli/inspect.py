@@ -1,10 +1,14 @@
-"""`inspect`: what an artifact, an edit, an export or an archive is, and what it needs."""
+"""`inspect`: what an artifact, an edit, an export or an archive is, and what it needs.
+
+What a user asks first comes first: what it is, of which editor, for which base model, which edits. Hashes come last.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from editors.edits.manifest import FILE, EditManifest
 from editors.methods.serac.memory import FORMAT as MEMORY_FORMAT
 from editors.methods.serac.memory import EditMemory
 
+_REQUESTS_SHOWN = 10
 _APPLYING = "torch, transformers, safetensors"
 _EXPORT_NEEDS = {
     "lora": "peft, vLLM or SGLang, and exactly that base model",
@@ -47,11 +52,18 @@ def run(options: argparse.Namespace, console: Console) -> int:
         return 0
     table = Table(show_header=False, title=Text(str(path)))
     for name, value in facts.items():
-        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+        table.add_row(name, Text(_shown(name, value)))
     console.print(table)
     if (path / "README.md").is_file():
         console.print(Markdown(_without_metadata((path / "README.md").read_text(encoding="utf-8"))))
     return 0
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "requests":
+        lines = [*value[:_REQUESTS_SHOWN], *([f"… {len(value)} in all"] if len(value) > _REQUESTS_SHOWN else [])]
+        return "\n".join(lines)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _without_metadata(card: str) -> str:
@@ -84,47 +96,67 @@ def _editor_facts(path: Path) -> dict[str, Any]:
     return {
         "kind": "trained editor",
         "editor": config.editor,
-        "settings": config.editor_config,
-        "parameters": sum(parameter.numel() for parameter in editor.network.parameters()),
         "base model": f"{config.base_model['name']} ({config.architecture})",
-        "revision": config.base_model.get("revision"),
-        "base weights": config.base_weights,
+        "sites": len(config.site_widths),
+        "parameters": sum(parameter.numel() for parameter in editor.network.parameters()),
+        "needs": f"{_APPLYING}, and exactly that base model",
+        "settings": config.editor_config,
         "edited layers": list(config.site_widths),
         "results": config.results,
-        "needs": f"{_APPLYING}, and exactly that base model",
+        "revision": config.base_model.get("revision"),
+        "base weights": config.base_weights,
     }
 
 
 def _edit_facts(path: Path) -> dict[str, Any]:
     edit = LowRankEdit.load(path)
     ranks = {site: update.u.shape[1] for site, update in edit.updates.items()}
-    facts: dict[str, Any] = {"kind": "saved edit", "episodes": edit.num_episodes, "ranks": ranks}
     if edit.num_episodes > 1:
-        return facts | {"needs": f"{_APPLYING}, and the base model it was made for"}
-    return facts | _manifest_facts(EditManifest.of(edit)) | {"needs": f"{_APPLYING}, and exactly that base model"}
+        needs = f"{_APPLYING}, and the base model it was made for"
+        return {
+            "kind": "saved edit",
+            "sites": len(ranks),
+            "episodes": edit.num_episodes,
+            "needs": needs,
+            "ranks": ranks,
+        }
+    facts = {"episodes": 1, "needs": f"{_APPLYING}, and exactly that base model", "ranks": ranks}
+    return _manifest_facts("saved edit", EditManifest.of(edit), facts)
 
 
 def _memory_facts(path: Path) -> dict[str, Any]:
     memory, metadata = EditMemory.load(path)
-    facts = {"kind": "edit memory of SERAC", "entries": len(memory), "embedding width": memory.keys.shape[1]}
     needs = f"{_APPLYING}, the SERAC editor that wrote it, and its base model"
-    return facts | _manifest_facts(EditManifest.of_metadata(metadata, [])) | {"needs": needs}
+    facts = {"entries": len(memory), "needs": needs, "embedding width": memory.keys.shape[1]}
+    return _manifest_facts("edit memory of SERAC", EditManifest.of_metadata(metadata, []), facts)
 
 
 def _export_facts(path: Path) -> dict[str, Any]:
     manifest = EditManifest.load(path)
     kind = str(manifest.export.get("kind"))
     needs = _EXPORT_NEEDS.get(kind, "unknown")
-    return {"kind": f"edit as {kind}", **_manifest_facts(manifest), "facts": manifest.export, "needs": needs}
+    return _manifest_facts(f"edit as {kind}", manifest, {"needs": needs, "facts": manifest.export})
 
 
-def _manifest_facts(manifest: EditManifest) -> dict[str, Any]:
+def _manifest_facts(kind: str, manifest: EditManifest, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What an edit is, then what is particular to its form, then what only programs compare.
+
+    Args:
+        kind: of thing, in words.
+        manifest: what it says about itself.
+        facts: about its form.
+    """
     return {
+        "kind": kind,
+        "editor": ", ".join(dict.fromkeys(str(edit.get("editor")) for edit in manifest.edits)),
         "base model": manifest.base_model.get("name"),
-        "revision": manifest.base_model.get("revision"),
-        "base weights": manifest.base_weights,
+        "sites": len(manifest.layers),
+        "requests": [f"{request.prompt} → {request.target}" for request in manifest.requests()],
+        **facts,
         "edits": manifest.edits,
         "edited layers": manifest.layers,
+        "revision": manifest.base_model.get("revision"),
+        "base weights": manifest.base_weights,
     }
 
 
@@ -135,6 +167,6 @@ def _archive_facts(path: Path) -> dict[str, Any]:
         "kind": f"{method} archive of EasyEdit",
         **layers,
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "needs": "its YAML file and its base model; `python -m editors import` makes an artifact of it",
+        "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
     }

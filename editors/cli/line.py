@@ -21,7 +21,7 @@ COMMANDS = {
     "batch": "many independent edits from a file, with a report",
     "report": "how an edited model answers: near the edit, far from it, in chat form",
     "compose": "several saved edits as one",
-    "convert": "a saved edit as a LoRA adapter or as a merged model",
+    "convert": "saved edits as LoRA adapters or as a merged model",
     "undo": "the base model of a merged model, bit for bit as it was",
     "inspect": "what a file or folder is, what it needs, and its card",
     "export": "a trained editor as an archive for EasyEdit",

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from callbacks import plots
 from callbacks.examples import ExampleTable, example_rows, example_table
 from callbacks.export import ExportArtifact
 from callbacks.plots import ResultPlot
@@ -24,6 +26,7 @@ from editors.base_models.loading import BaseModelConfig
 from editors.lm.ask import ask
 from editors.methods.mend.module import MEND
 from editors.methods.mend.network import MENDConfig
+from editors.scoring.names import TOKEN_LEVEL
 from editors.training.run.provenance import run_facts
 from tests.tiny_world import TinyWorld
 
@@ -188,6 +191,29 @@ def plot_of(losses: int, scores: int) -> ResultPlot:
 def test_training_is_drawn(tmp_path: Path, editor: MEND, scores: int) -> None:
     plot_of(12, scores).on_fit_end(trainer(tmp_path), editor)
     assert drawn(tmp_path / "plots" / "training.png")
+
+
+def test_no_legend_lies_over_a_curve(tmp_path: Path, editor: MEND, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the curves are: the legends are outside of the panels, and inside of the picture."""
+    figures: list[Figure] = []
+
+    def kept(figure: Figure, *_: Any) -> None:
+        figures.append(figure)
+
+    monkeypatch.setattr(plots, "_save", kept)
+    plot = plot_of(12, 0)
+    plot.load_state_dict({**plot.state_dict(), "scores": {each: [(0, 0.1), (9, 0.05)] for each in TOKEN_LEVEL}})
+    plot.on_fit_end(trainer(tmp_path), editor)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        assert legend is not None
+        area = legend.get_window_extent()
+        assert figure.bbox.contains(area.x0, area.y0)
+        assert figure.bbox.contains(area.x1, area.y1)
+        assert not any(area.overlaps(other.get_window_extent()) for other in figure.axes)
+        assert not area.overlaps(axes.xaxis.label.get_window_extent())
 
 
 def test_nothing_is_drawn_where_nothing_was_logged(tmp_path: Path, editor: MEND) -> None:

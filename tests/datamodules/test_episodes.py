@@ -276,7 +276,7 @@ def test_near_locality_needs_no_far_one(collate: EpisodeCollator) -> None:
 
 
 def test_paraphrases_and_locality_texts_are_written_as_users_write(collate: EpisodeCollator, said: Any) -> None:
-    forms = TrainingForms(chat=1, chat_requests=0, without_question_mark=1, lower_case=1)
+    forms = TrainingForms(chat=1, chat_requests=0, without_question_mark=1, lower_case=1, typing_error=0)
     batch = training(collate, [record(0, rephrases=())], forms=forms)[(0, [[0]])]
     assert said(batch.edit)[0][1] == f"{PROMPTS[0]} new 0"  # the request as it is; and there is no chat template
     assert said(batch.rephrase)[0][1] == "what is the capital of belfen new 0"

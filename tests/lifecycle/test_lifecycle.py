@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning import Trainer
 from transformers import AutoModelForCausalLM
 
 from editors.artifacts.easyedit.archive import read_archive
@@ -127,6 +129,31 @@ def test_last_checkpoint_is_the_newest_whether_or_not_validation_improved(
 def test_there_must_be_a_run_to_continue(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(EditorError, match=r"no run in .* has a checkpoint; start one without"):
         tiny_world.run("fit", tmp_path / "runs", "--ckpt_path=last")
+
+
+def test_the_newest_state_is_saved_as_often_as_asked_and_a_first_run_needs_no_checkpoint(
+    tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[tuple[str, int]] = []
+    save = Trainer.save_checkpoint
+
+    def told(trainer: Trainer, path: str | Path, *arguments: Any, **more: Any) -> None:
+        saved.append((Path(path).name, trainer.global_step))
+        save(trainer, path, *arguments, **more)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", told)
+    root, often = tmp_path / "runs", ("--trainer.checkpoint_every=2", "--ckpt_path=last_if_any")
+    short = ("--trainer.val_check_interval=3", "--trainer.limit_val_batches=1")
+    tiny_world.run("fit", root, "--trainer.max_steps=5", *often, *short)
+    # At the third step there is a validation.
+    steps = [step for name, step in saved if name == "last.ckpt"]
+    assert {2, 3, 4} <= set(steps)
+    assert 1 not in steps
+    begun = max(steps)
+    resumed = tiny_world.run("fit", root, "--trainer.max_steps=8", *often, *short)
+    assert logged_steps(Path(resumed.trainer.default_root_dir)) == list(range(begun, 8))
+    with pytest.raises(EditorError, match=r"trainer\.checkpoint_every must be at least 1"):
+        tiny_world.run("fit", root, "--trainer.checkpoint_every=0")
 
 
 def test_fast_dev_run_trains_one_batch_and_leaves_the_other_runs_alone(tiny_world: TinyWorld, tmp_path: Path) -> None:

@@ -85,17 +85,25 @@ def runs_root(folder: str | Path) -> Path:
         return folder
 
 
+def newest_checkpoint(root: str | Path) -> Path | None:
+    """The newest `last.ckpt` of all runs in `root`; of that run alone where `root` is a run's folder."""
+    pattern = "checkpoints/last.ckpt" if runs_root(root) != Path(root) else "*/checkpoints/last.ckpt"
+    found = sorted(Path(root).glob(pattern), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
 def last_checkpoint(root: str | Path) -> Path:
-    """The newest `last.ckpt` of all runs in `root`; of that run alone where `root` is a run's folder.
+    """As `newest_checkpoint`.
 
     Raises:
         EditorError: there is none.
     """
-    pattern = "checkpoints/last.ckpt" if runs_root(root) != Path(root) else "*/checkpoints/last.ckpt"
-    found = sorted(Path(root).glob(pattern), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise EditorError(f"--ckpt_path last: no run in {root} has a checkpoint; start one without --ckpt_path")
-    return found[-1]
+    found = newest_checkpoint(root)
+    if found is None:
+        raise EditorError(
+            f"--ckpt_path last: no run in {root} has a checkpoint; start one without --ckpt_path, or give last_if_any"
+        )
+    return found
 
 
 def place_in_run(path: str, root: str | Path, folder: str | Path) -> str:

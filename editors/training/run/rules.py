@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from editors.common.errors import EditorError, UsageError
-from editors.training.run.folder import last_checkpoint, place_in_run
+from editors.training.run.folder import last_checkpoint, newest_checkpoint, place_in_run
+
+_LOG = logging.getLogger(__name__)
 
 # What Lightning calls them, and its short names for them.
 _PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
@@ -62,7 +65,8 @@ def find_checkpoint(path: str | None, verb: str, root: str, *, trained: bool) ->
     """The checkpoint that `--ckpt_path` means.
 
     Args:
-        path: the option's value.
+        path: the option's value; "last" is the newest of the runs', "last_if_any" the same or none: for
+            schedulers, which give one command for the first start and for all others.
         verb: what is asked for.
         root: where the runs are.
         trained: whether the editor needs training.
@@ -75,11 +79,27 @@ def find_checkpoint(path: str | None, verb: str, root: str, *, trained: bool) ->
         raise UsageError(
             f"{verb} needs a trained editor: give --ckpt_path FILE, or --ckpt_path last for the newest run in {root}"
         )
+    if path == "last_if_any":
+        return _last_if_any(verb, root)
     if path == "last":
         return str(last_checkpoint(root))
     if path is not None and "://" not in path and not Path(path).exists():
         raise EditorError(f"--ckpt_path {path}: there is no such file; a run keeps its own in checkpoints/")
     return path
+
+
+def _last_if_any(verb: str, root: str) -> str | None:
+    """The newest checkpoint; a training starts anew where there is none."""
+    if verb != "fit":
+        raise UsageError(
+            f"--ckpt_path last_if_any is for fit, which can start without a checkpoint; for {verb} give last"
+        )
+    found = newest_checkpoint(root)
+    if found is None:
+        _LOG.info("No run in %s has a checkpoint: training starts anew", root)
+        return None
+    _LOG.info("Training goes on from %s", found)
+    return str(found)
 
 
 def write_into_run(parts: Any, root: str, folder: str) -> None:

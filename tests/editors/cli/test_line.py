@@ -243,6 +243,25 @@ def test_inspect_says_what_things_are(
     assert "new answer" in capsys.readouterr().out  # the card
 
 
+def test_inspect_says_first_what_a_user_asks_first(
+    artifact: Path, edits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["convert", str(edits[0]), "--to=lora", f"--output={tmp_path / 'lora'}"])
+    capsys.readouterr()
+    for path in (artifact, edits[0], tmp_path / "lora"):
+        assert main(["inspect", str(path), "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        first = ["kind", "editor", "base model", "sites"]
+        assert list(facts)[:4] == first
+        assert list(facts)[-2:] == ["revision", "base weights"]
+        assert (facts["editor"], facts["sites"]) == ("mend", len(facts["edited layers"]))
+        if path != artifact:
+            assert list(facts)[4] == "requests"
+            assert facts["requests"] == [
+                f"{request['prompt']} → {request['target']}" for request in facts["edits"][0]["requests"]
+            ]
+
+
 def test_a_memory_is_known_and_not_taken_for_factors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     memory, path = EditMemory(3), tmp_path / "memory"
     memory.write(REQUESTS[:2], torch.eye(2, 3))

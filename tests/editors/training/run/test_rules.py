@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_a_checkpoint_that_is_named_must_exist(trained: bool, tmp_path: Path) ->
     file.touch()
     for path in ("last", str(file)):
         assert find_checkpoint(path, "test", str(tmp_path), trained=trained) == str(file)
+
+
+def test_a_training_goes_on_from_the_newest_checkpoint_if_there_is_any(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "not made yet"):
+        assert find_checkpoint("last_if_any", "fit", str(root), trained=True) is None
+    with pytest.raises(UsageError, match=r"last_if_any is for fit, .* for test give last"):
+        find_checkpoint("last_if_any", "test", str(tmp_path), trained=True)
+    for number, run in enumerate(("newer", "older")):
+        file = tmp_path / run / "checkpoints" / "last.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (100 - number, 100 - number))
+    newest = str(tmp_path / "newer" / "checkpoints" / "last.ckpt")
+    assert find_checkpoint("last_if_any", "fit", str(tmp_path), trained=True) == newest
 
 
 def test_loggers_and_checkpoints_go_into_the_runs_folder() -> None:
