@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     model = load_base_model(source).to(options.device)
     tokenizer = load_tokenizer(source)
     if request.form == "bare":
-        warn_of_bare_edits(tokenizer, "--form chat", console)
+        warn_of_bare_edits(editor, tokenizer, "--form chat", console)
     asked = _asked(request, options)
     for form, prompts in asked:
         require_room(model, tokenizer, prompts, form)

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if summary.rows < forms.total():
             batch, tokenizer = _batch_editor(options, editor)
             if forms["bare"] and not forms["chat"]:
-                warn_of_bare_edits(tokenizer, 'a row the field "form": "chat"', console)
+                warn_of_bare_edits(editor, tokenizer, 'a row the field "form": "chat"', console)
             for line in _new_lines(options, batch, lines, forms.total()):
                 summary.add(line)
         _save_table(lines.read(), output / _TABLE)

@@ -13,12 +13,15 @@ from rich.text import Text
 
 from editors.base_models.loading import BaseModelConfig
 from editors.common.errors import EditorError
+from editors.making.registry import registered_method
 from editors.texts.conflicts import told_conflicts
 from editors.texts.forms import has_chat_template
 from editors.texts.request_files import BadRow, RequestRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from editors.artifacts.editor import LoadedEditor
 
 
 def add_base_model_options(parser: argparse.ArgumentParser) -> None:
@@ -73,15 +76,18 @@ def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists (default: refuse)")
 
 
-def warn_of_bare_edits(tokenizer: PreTrainedTokenizerBase, remedy: str, console: Console) -> None:
-    """Say in a line that edits made in bare form are seldom seen in chats, if the base model is a chat model.
+def warn_of_bare_edits(editor: LoadedEditor, tokenizer: PreTrainedTokenizerBase, remedy: str, console: Console) -> None:
+    """Say in a line that weight updates made in bare form are seldom seen in chats, if the base model is a chat model.
+
+    An edit memory finds what is asked in either form.
 
     Args:
+        editor: makes the edits.
         tokenizer: the base model's.
         remedy: what to give for the chat form.
         console: where to print the line.
     """
-    if has_chat_template(tokenizer):
+    if has_chat_template(tokenizer) and registered_method(editor.config.editor).merges:
         line = f"The base model has a chat template, in which edits made in bare form seldom hold; give {remedy}"
         console.print(Text(line, style="yellow"), soft_wrap=True)
 

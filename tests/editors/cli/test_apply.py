@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from editors.artifacts.editor import load_editor
 from editors.base_models.loading import BaseModelConfig, load_base_model, load_tokenizer
 from editors.cli.line import main
+from editors.cli.options import warn_of_bare_edits
 from editors.edits.composing import low_rank
 from editors.edits.low_rank import LowRankEdit
 from editors.edits.manifest import EditManifest
@@ -63,6 +67,15 @@ def test_a_bare_edit_of_a_chat_model_is_warned_of_in_a_line(
     table = shown(capsys)
     assert table.startswith(WARNING)
     assert "Edit in bare form" in table
+
+
+@pytest.mark.parametrize(("editor", "warned"), [("mend", True), ("ke", True), ("serac", False)])
+def test_an_edit_memory_is_not_warned_of(
+    editor: str, warned: bool, chatty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: Any = SimpleNamespace(config=SimpleNamespace(editor=editor))
+    warn_of_bare_edits(made, load_tokenizer(BaseModelConfig(str(chatty))), "--form chat", Console())
+    assert bool(shown(capsys)) == warned
 
 
 def test_another_model_is_not_warned_of_and_has_no_chat_form(
