@@ -20,6 +20,7 @@ from editors.base_models.loading import resolve_package
 from editors.base_models.reading import UNREADABLE, read_tokenizer
 from editors.common.autocast import without_autocast
 from editors.common.errors import BaseModelError, one_line
+from editors.common.sharding import whole
 from editors.methods.serac.kept import keep_model, kept_model
 
 Distance = Literal["squared", "cosine"]
@@ -164,7 +165,9 @@ class EmbeddingScope(Scope):
     def log_score(self, squared_distance: Tensor, queries: Sequence[str], prompts: Sequence[str]) -> Tensor:  # noqa: ARG002
         """`-scale * distance`."""
         factor = 0.5 if self.distance == "cosine" else 1.0
-        return -self.log_scale.exp() * factor * squared_distance
+        # Read outside of any forward pass of its own, so nothing gathers it where training has ended.
+        with whole([self.log_scale]):
+            return -self.log_scale.exp() * factor * squared_distance
 
 
 class CrossAttentionScope(Scope):
