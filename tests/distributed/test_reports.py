@@ -42,7 +42,12 @@ def roots(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Pa
         for strategy in (strategy for own, strategy in CASES if own == editor):
             root = folder / f"{editor}-{strategy}"
             pairs.append(tiny_world.arguments("test", root, *under(strategy), last, editor=editor))
-    with pair(folder / "output", pairs):
+    fit = tiny_world.arguments("fit", folder / "serac-fit", *under("zero3"), *_TWO_STEPS, editor="serac")
+    on = tiny_world.arguments(
+        "fit", folder / "serac-fit", *under("zero3"), *_TWO_STEPS, "--trainer.max_steps=4", "--ckpt_path=last",
+        editor="serac",
+    )  # fmt: skip
+    with pair(folder / "output", [*pairs, fit, on]):
         pass
     return folder
 
@@ -60,3 +65,9 @@ def test_the_card_is_that_of_one_process(roots: Path, editor: str, strategy: str
 def test_the_metrics_are_those_of_one_process(roots: Path, editor: str, strategy: str) -> None:
     found, alone = metrics_of(roots / f"{editor}-{strategy}"), metrics_of(roots / f"{editor}-alone")
     assert found == pytest.approx(alone, abs=1e-5)
+
+
+def test_callbacks_that_answer_after_the_training_of_serac_do_so_where_it_is_sharded_and_resumed(roots: Path) -> None:
+    examples = list((roots / "serac-fit").glob("*/results/examples.json"))
+    assert len(examples) == 2
+    assert all(json.loads(path.read_text()) for path in examples)

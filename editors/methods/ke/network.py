@@ -55,12 +55,12 @@ class KEConfig:
     edit_rate: float = 1e-4
 
     def __post_init__(self) -> None:
-        require_own_kinds(self, "ke")
         if self.hidden_width < 1 or self.condition_width < 1:
             sizes = f"{self.hidden_width} and {self.condition_width}"
             raise EditorError(f"hidden_width and condition_width must be at least 1, got {sizes}")
         if not 0 < self.edit_rate < float("inf"):
             raise EditorError(f"edit_rate must be above 0, got {self.edit_rate}; 1e-4 to 1e-3 is usual")
+        require_own_kinds(self, "ke")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,11 +55,11 @@ class MENDConfig:
     key_ridge: float | None = None
 
     def __post_init__(self) -> None:
-        require_own_kinds(self, "mend")
         if self.rank < 1 or self.num_blocks < 1:
             raise EditorError(f"rank and num_blocks must be at least 1, got {self.rank} and {self.num_blocks}")
         if self.key_ridge is not None and not 0 < self.key_ridge < float("inf"):
             raise EditorError(f"key_ridge must be above 0, got {self.key_ridge}; null is the paper's MEND, without one")
+        require_own_kinds(self, "mend")
 
 
 class _ScaledBySite(torch.autograd.Function):

@@ -86,7 +86,6 @@ class SERACConfig:
     routing: Routing = "hard"
 
     def __post_init__(self) -> None:
-        require_own_kinds(self, "serac")
         for name in ("rank", "blocks", "longest_answer"):
             if getattr(self, name) < 1:
                 raise EditorError(f"serac.{name} must be at least 1, got {getattr(self, name)}")
@@ -99,6 +98,7 @@ class SERACConfig:
                 f"serac.model names the model of counterfactual model, and of no other; got counterfactual "
                 f"{self.counterfactual} and model {self.model!r}"
             )
+        require_own_kinds(self, "serac")
 
 
 class SERACNetwork(EditMethod):

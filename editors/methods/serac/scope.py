@@ -20,6 +20,7 @@ from editors.base_models.loading import resolve_package
 from editors.base_models.reading import UNREADABLE, read_tokenizer
 from editors.common.autocast import without_autocast
 from editors.common.errors import BaseModelError, one_line
+from editors.common.sharding import whole
 from editors.methods.serac.kept import keep_model, kept_model
 from editors.methods.serac.subjects import final_question, mentioned, without_subject
 from editors.texts.requests import EditRequest
@@ -166,7 +167,9 @@ class EmbeddingScope(Scope):
     def log_score(self, squared_distance: Tensor, queries: Sequence[str], requests: Sequence[EditRequest]) -> Tensor:  # noqa: ARG002
         """`-scale * distance`."""
         factor = 0.5 if self.distance == "cosine" else 1.0
-        return -self.log_scale.exp() * factor * squared_distance
+        # Read outside of any forward pass of its own, so nothing gathers it where training has ended.
+        with whole([self.log_scale]):
+            return -self.log_scale.exp() * factor * squared_distance
 
 
 class SubjectScope(Scope):
@@ -201,7 +204,8 @@ class SubjectScope(Scope):
         unnamed = 1 - squared_distance.new_tensor(named)
         # Half the squared distance of embeddings of length 1 is 1 - cos.
         terms = torch.stack([0.5 * squared_distance, 0.5 * difference.square().sum(dim=-1), unnamed])
-        return -self.log_scales.exp() @ terms
+        with whole([self.log_scales]):  # as in EmbeddingScope
+            return -self.log_scales.exp() @ terms
 
 
 class CrossAttentionScope(Scope):
