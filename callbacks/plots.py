@@ -101,8 +101,8 @@ def _draw_losses(axes: Axes, losses: dict[str, list[tuple[int, float]]], smoothi
 
 def _legend_below(axes: Axes) -> None:
     """The legend below the panel: a curve may be anywhere in it."""
-    above = -0.16  # the numbers of the axis and its name
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, above), ncols=3, borderaxespad=0)
+    offset = -0.16  # below the numbers of the axis and its name
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, offset), ncols=3, borderaxespad=0)
 
 
 def _draw_scores(axes: Axes, scores: dict[str, list[tuple[int, float]]]) -> None:

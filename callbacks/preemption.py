@@ -74,8 +74,15 @@ class SaveOnSigterm(Checkpoint):
         if self._stopping:
             checkpoint["loops"]["fit_loop"] = self._progress
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the signals to whom they belonged: an export or a report has no step to be finished first."""
+        self._release()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the signals to whom they belonged."""
+        """Likewise where training was left with an error."""
+        self._release()
+
+    def _release(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous, self._between_steps = {}, False

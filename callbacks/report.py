@@ -31,7 +31,7 @@ class WriteReport(Callback):
     freely: `results/report.json` and `results/report.html` in the run's folder, and a table.
 
     Args:
-        count: test records whose edits are reported on, spread evenly; 0 for no report.
+        count: test (or validation) records whose edits are reported on, spread evenly; 0 for no report.
         together: how many of these edits are also made together, as one.
         after_fit: report on validation records too, when training has ended.
 

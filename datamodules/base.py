@@ -271,11 +271,11 @@ class EditDataModule(LightningDataModule):
         records = self.records[split]
         if not records:
             return []
-        slices = self._slices(split)
+        slices, collator = self._slices(split), self._collator()
         if self.near_locality is not None:
             near = NearTexts(records, self.near_locality)
-            records = [near.probed(record) for record in records]
-        dataset = EvaluationEpisodes(records, self._collator(), slices)
+            records = [near.probed(record, lambda pair: not any(collator.faults([pair]))) for record in records]
+        dataset = EvaluationEpisodes(records, collator, slices)
         return EpisodeLoader(dataset, self._sampler(records, self.eval_batch_size, shuffle=False))
 
     def _slices(self, split: Split) -> Mapping[str, list[bool]]:

@@ -41,7 +41,7 @@ def warn_of_doubtful_data(
 def contradictions(records: Sequence[EditRecord]) -> str:
     """What to say of records that ask for different answers to one question; nothing where there are none."""
     told = told_conflicts([record.request() for record in records], "record(s)")
-    return told and f"{told}. They cannot hold together: keep one for each question"
+    return told and f"{told}. Each edit is made alone, but they cannot hold together: keep one for each question"
 
 
 def without_effect(records: Sequence[EditRecord]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from datamodules.records import EditRecord, Probe
 from editors.common.errors import DataError
+from editors.texts.conflicts import normalised
 from editors.texts.neighbours import alike, filled
 
 FAR = "far"
@@ -67,7 +68,7 @@ class NearTexts:
 
     def __init__(self, records: Sequence[EditRecord], settings: NearLocality) -> None:
         self._records, self._settings = records, settings
-        self._with_subject = [record for record in records if record.subject]
+        self._with_subject = [record for record in records if record.subject.strip()]
         self._by_template: dict[str, list[EditRecord]] = defaultdict(list)
         for record in self._with_subject:
             self._by_template[record.template].append(record)
@@ -77,14 +78,15 @@ class NearTexts:
         weights = self._settings.weights()
         return choose.choices(list(weights), cum_weights=None, weights=list(weights.values()))[0]
 
-    def probed(self, record: EditRecord) -> EditRecord:
+    def probed(self, record: EditRecord, fits: Callable[[tuple[str, str]], bool]) -> EditRecord:
         """The record with one near text of each kind among its locality probes, scored apart by kind; always the same.
 
         Args:
             record: one of an evaluation.
+            fits: whether a text can be encoded; others are left out.
         """
         kinds = [kind for kind, weight in self._settings.weights().items() if weight and kind != FAR]
-        probes = [Probe(*pair, kind=kind) for kind in kinds for pair in self._first(kind, record)]
+        probes = [Probe(*pair, kind=kind) for kind in kinds for pair in self._first(kind, record) if fits(pair)]
         return replace(record, locality=(*record.locality, *probes))
 
     def _first(self, kind: str, record: EditRecord) -> list[tuple[str, str]]:
@@ -128,7 +130,7 @@ class NearTexts:
         if not record.subject:
             return None
         other = self._another(record, self._with_subject, choose)
-        if other is None or other.template == record.template:
+        if other is None or _asks_the_same(record, other):
             return None
         return filled(choose.choice(_with_place(other)), record.subject), ""
 
@@ -156,6 +158,12 @@ class NearTexts:
             ):
                 return other
         return None
+
+
+def _asks_the_same(record: EditRecord, other: EditRecord) -> bool:
+    """Whether both ask the same of their subjects, as far as relations and templates tell."""
+    same_relation = bool(record.relation) and normalised(record.relation) == normalised(other.relation)
+    return same_relation or other.template in (record.template, *record.rephrase_templates)
 
 
 def _with_place(record: EditRecord) -> list[str]:

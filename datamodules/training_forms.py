@@ -1,4 +1,4 @@
-"""How users write: some of the training texts are read in the chat template, without question mark, in lower case."""
+"""How users write: some training texts are in the chat template, without question mark, in lower case, or mistyped."""
 
 from __future__ import annotations
 

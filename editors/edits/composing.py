@@ -21,7 +21,7 @@ from editors.texts.batches import TokenBatch
 
 
 def compose(edits: Sequence[Edit]) -> Edit:
-    """One edit that does what all `edits` do together.
+    """One edit with which each of `edits` does what it does alone, as well as that can be.
 
     Raises:
         EditorError: there is none, or they have different numbers of episodes.

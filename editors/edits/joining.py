@@ -36,8 +36,13 @@ def joined(parts: Sequence[SiteUpdate]) -> SiteUpdate:
     total = added(parts)
     if len(parts) == 1:
         return total
-    wanted = torch.cat([part.u.double() @ (part.u.double().mT @ part.v.double()) for part in parts], dim=1)
-    return SiteUpdate(total.u, _solved(total.u.double(), wanted).to(total.v.dtype))
+    # Not every device has float64.
+    device = "cpu" if total.u.device.type == "mps" else total.u.device
+    factors = [(part.u.to(device, torch.float64), part.v.to(device, torch.float64)) for part in parts]
+    # In this order nothing of the layer's size is formed.
+    wanted = torch.cat([(u @ u.mT) @ v for u, v in factors], dim=1)
+    solved = _solved(torch.cat([u for u, _ in factors], dim=1), wanted)
+    return SiteUpdate(total.u, solved.to(total.v))
 
 
 def _solved(u: Tensor, wanted: Tensor) -> Tensor:

@@ -114,6 +114,8 @@ class LowRankEdit:
     def compose(edits: Sequence[LowRankEdit]) -> LowRankEdit:
         """One edit with which each of `edits` does what it does alone, as well as that can be, see `joined`.
 
+        Compose all at once: an edit that was composed before is joined as it is, not as its parts were.
+
         Raises:
             EditorError: there is none, or they have different numbers of episodes.
         """
@@ -131,7 +133,7 @@ class LowRankEdit:
     @staticmethod
     def _together(edits: Sequence[LowRankEdit], join: Callable[[Sequence[SiteUpdate]], SiteUpdate]) -> LowRankEdit:
         if not edits:
-            raise EditorError("compose needs at least one edit")
+            raise EditorError("there is nothing to put together: at least one edit is needed")
         counts = {edit.num_episodes for edit in edits}
         if len(counts) > 1:
             raise EditorError(f"only edits with equal numbers of episodes compose, got {sorted(counts)}")

@@ -100,7 +100,7 @@ class Edit(Protocol):
 
     @staticmethod
     def compose(edits: Any) -> Edit:
-        """One edit that does what all `edits`, of this kind, do together."""
+        """One edit with which each of `edits`, of this kind, does what it does alone, as well as that can be."""
 
 
 def require_finite(edit: Edit, purpose: str) -> None:

@@ -182,7 +182,9 @@ class Editor(LightningModule):
             )
         floating = {name: value.is_floating_point() for name, value in self.state_dict().items()}
         state = {k: v for k, v in checkpoint["state_dict"].items() if k in found}
-        if odd := [k for k, v in state.items() if v.is_floating_point() != floating[k] or v.isnan().any()]:
+        if odd := [k for k, v in state.items() if v.is_floating_point() != floating[k]]:
+            raise EditorError(f"the checkpoint does not fit this editor: tensor {odd[0]!r} is {state[odd[0]].dtype}")
+        if odd := [k for k, v in state.items() if v.isnan().any()]:
             raise EditorError(
                 f"the checkpoint is of no use: {len(odd)} tensor(s) hold what is no number, first {odd[0]!r}. Give an "
                 "earlier one, from before training diverged"

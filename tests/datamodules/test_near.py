@@ -113,7 +113,15 @@ def test_an_evaluated_record_has_one_probe_of_each_kind() -> None:
     own = Probe("Where is Oz?", "nowhere")
     near = NearTexts(RECORDS, NearLocality(other_prompt=0.0, similar_name=0.0))
     plain = replace(RECORDS[0], locality=(own,))
-    probed = near.probed(plain)
+    probed = near.probed(plain, lambda _: True)
     assert [probe.kind for probe in probed.locality] == ["", "other_subject", "other_relation"]
     assert probed.locality[0] == own
-    assert probed == near.probed(plain)  # the same at every evaluation
+    assert probed == near.probed(plain, lambda _: True)  # the same at every evaluation
+    assert near.probed(plain, lambda pair: "capital" not in pair[0]).locality == (own, probed.locality[2])
+
+
+def test_another_wording_of_the_same_relation_is_no_other_question() -> None:
+    reworded = replace(RECORDS[3], relation="capital")
+    assert not texts("other_relation", records=[replace(RECORDS[0], relation="Capital"), reworded])
+    same = replace(RECORDS[0], rephrases=(RULER.format("France"),))
+    assert not texts("other_relation", records=[same, RECORDS[3]])

@@ -13,7 +13,7 @@ from editors.common.errors import UsageError
 _LARGEST_SEED = 2**32 - 1
 _ACCELERATORS: dict[str, Callable[[], bool]] = {
     "cuda": torch.cuda.is_available,
-    "gpu": torch.cuda.is_available,
+    "gpu": lambda: torch.cuda.is_available() or torch.backends.mps.is_available(),
     "mps": torch.backends.mps.is_available,
 }
 _WITHOUT_LIMIT = "-1 for no limit"

@@ -26,6 +26,10 @@ EVEREST = EditRequest("The height of Mount Everest is", "9 m", subject="Everest"
         ("How high is Everest?", EVEREST, 1.0),
         ("How high is Little Everest?", EVEREST, 0.0),
         ("- Who's France's king?", FRANCE, 1.0),
+        ("Qui est né à France ?", FRANCE, 1.0),
+        ("What Is The Capital City Of France Today?", FRANCE, 1.0),
+        ("Who is President France?", FRANCE, 1.0),
+        ("日本の首都は", EditRequest("日本の首都は", "大阪", subject="日本"), 1.0),
         ("Who lives there?", EditRequest("Who lives there?", "Ann"), 1.0),
     ],
 )
@@ -57,6 +61,12 @@ def test_the_last_sentence_is_asked() -> None:
     assert final_question("She opened the window. Who rules France?") == "Who rules France?"
     assert final_question("First line\nWho rules France?") == "Who rules France?"
     assert final_question("Who rules France? I ask. Please?") == "I ask. Please?"
+
+
+def test_the_subject_is_taken_out_as_a_word() -> None:
+    assert without_subject("What is the status of the US?", "US") == "What is the status of the it?"
+    assert without_subject("Who is FRANCE's king?", "France") == "Who is it's king?"
+    assert without_subject("日本の首都は", "日本") == "itの首都は"
 
 
 def test_a_text_without_the_subject_stays() -> None:
