@@ -6,10 +6,12 @@ import logging
 import sys
 from pathlib import Path
 
+from editors.common.quiet import hide_bars
 from editors.training.run.overview import show_overview
 
 if __name__ == "__main__" or Path(sys.argv[0]).stem == "hyperedit":
     show_overview(sys.argv[1:])  # before what a training needs is imported: that takes seconds
+    hide_bars()
 
 from rich.console import Console
 from rich.logging import RichHandler

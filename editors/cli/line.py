@@ -13,7 +13,7 @@ from importlib import import_module
 
 from editors.common.errors import EditorError
 from editors.common.exit_codes import ExitCode
-from editors.common.quiet import quiet_models
+from editors.common.quiet import hide_bars, quiet_models
 
 # What each command does, as its module in this folder says too. `export` and `import` are in one.
 COMMANDS = {
@@ -51,6 +51,7 @@ def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.Argument
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (default: the process's). Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    hide_bars()
     options = build_parser(given[:1]).parse_args(given)
     quiet_models()
     from rich.console import Console  # noqa: PLC0415 - the list of commands needs no colours

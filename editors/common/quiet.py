@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+
+
+def hide_bars() -> None:
+    """Where nobody watches, have no progress bars: the reader of GGUF files has one that transformers does not hide.
+
+    To be called before anything imports tqdm, which looks but then.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def quiet_models() -> None:
