@@ -167,7 +167,7 @@ class LearnedEditor(Editor):
             EditorError: it does not.
         """
         super().on_load_checkpoint(checkpoint)
-        if self.trainer.state.fn != TrainerFn.FITTING:
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return
         if fault := optimizer_fault(checkpoint.get("optimizer_states"), self.parameter_groups()):
             raise EditorError(

@@ -71,7 +71,7 @@ def texts(architecture: str) -> TokenBatch:
 @pytest.mark.parametrize(
     ("method", "stored", "message"),
     [
-        ("int3", {}, "quantization 'int3' is unknown; there is nf4"),
+        ("int3", {}, "quantization must be one of 'nf4', got 'int3'"),
         ("nf4", {"quantization_config": {"quant_method": "awq"}}, "is stored quantised already; leave the option out"),
     ],
 )
@@ -82,7 +82,7 @@ def test_what_cannot_be_quantised_is_refused_before_it_is_loaded(
     tiny_model("llama").config.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, **stored}))
-    with pytest.raises(BaseModelError, match=message):
+    with pytest.raises(EditorError, match=message):
         load_base_model(BaseModelConfig(str(tmp_path), quantization=method))
 
 
