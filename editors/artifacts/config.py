@@ -104,8 +104,7 @@ def network_config(config: ArtifactConfig) -> Any:
 
 def with_hashes(folder: Path, config: ArtifactConfig) -> dict[str, Any]:
     """What `config.json` is to say, with the hashes of the files that lie in the folder already."""
-    values = {**asdict(config), "hashes": {CONFIG: _own_hash(config), **_file_hashes(folder)}}
-    return {name: values[name] for name in asdict(config)}
+    return {**asdict(config), "hashes": {CONFIG: _own_hash(config), **_file_hashes(folder)}}
 
 
 def require_unchanged(folder: Path, config: ArtifactConfig) -> None:

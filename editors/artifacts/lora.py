@@ -98,14 +98,18 @@ def save_lora_among(
 
     Args:
         adapters: holds a folder for each adapter, as vLLM's resolver wants it; may hold others already.
-        edit: other arguments, and errors, are those of `save_lora`.
-        model: as there.
-        facts: as there.
-        rank: as there.
-        base_model_name: as there.
+        edit: of one episode.
+        model: the base model; only its layers are looked at.
+        facts: further facts for the manifest.
+        rank: of all sites; by default the smallest one that servers know and the edit fits in.
+        base_model_name: what the adapter calls its base model; by default as the edit does.
 
     Returns:
         The adapter's folder; its name is the adapter's.
+
+    Raises:
+        ArtifactError: the adapter's folder holds something else already.
+        EditorError: as `save_lora`.
     """
     form, manifest = serving_form(edit, model, rank), EditManifest.of(edit)
     folder = Path(adapters) / form.name(base_model_name or manifest.base.name)
